@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io::Write;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::thread;
 
@@ -37,7 +38,12 @@ pub fn catch_panic<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     CATCH_DEPTH.set(CATCH_DEPTH.get() - 1);
     outcome.map_err(|payload| {
         let description = DESCRIPTION.with_borrow_mut(Option::take);
-        description.unwrap_or_else(|| one_line(panic_message(&*payload)))
+        let text = description.unwrap_or_else(|| one_line(panic_message(&*payload)));
+        // Dropping the payload may panic, and so may dropping the payload of that panic, which is therefore leaked.
+        if let Err(second) = panic::catch_unwind(AssertUnwindSafe(move || drop(payload))) {
+            mem::forget(second);
+        }
+        text
     })
 }
 

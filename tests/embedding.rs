@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use goguerrilla::{
-    Config, ConfigBuilder, Mail, ReloadError, SaveError, SaveMail, SavedId, Server, ServerBuilder,
-    ServerHandle, StartError,
+    Config, ConfigBuilder, Mail, RecipientCheck, ReloadError, SaveError, SaveMail, SavedId, Server,
+    ServerBuilder, ServerHandle, StartError,
 };
 use lettre::address::Envelope;
 use lettre::{SmtpTransport, Transport};
@@ -92,15 +92,15 @@ fn mails_are_saved_while_the_configuration_is_reloaded_again_and_again() {
 #[test]
 fn server_that_is_dropped_before_it_runs_frees_its_port_and_its_threads() {
     let _alone = serialize();
-    let threads = thread_count();
     let (sender, _) = mpsc::channel();
     let server = builder(config(), sender).bind().expect("a free port");
+    assert!(thread_count() > 0);
     let address = server.local_addrs()[0];
     let handle = server.handle();
     drop(server);
     TcpListener::bind(address).expect("the port is free");
     assert_eq!(handle.metrics().mails_saved, 0);
-    wait_until("its threads have ended", || thread_count() <= threads);
+    wait_until("its threads have ended", || thread_count() == 0);
 }
 
 #[test]
@@ -144,14 +144,13 @@ fn shutdown_waits_for_a_message_and_a_second_one_does_not() {
 #[test]
 fn every_thread_has_ended_when_run_returns() {
     let _alone = serialize();
-    let threads = thread_count();
     for _ in 0..10 {
         let status = "127.0.0.1:0".parse().expect("an address");
         let server = Running::start(config().status_address(status));
         server.send("u@ours.test", "one").expect("accepted");
         server.stop();
     }
-    wait_until("all threads have ended", || thread_count() <= threads);
+    wait_until("all threads have ended", || thread_count() == 0);
 }
 
 #[test]
@@ -227,6 +226,141 @@ fn store_that_cannot_be_opened_defers_mail_until_it_can() {
     let metrics = server.handle.metrics();
     assert_eq!((metrics.mails_saved, metrics.mails_unavailable), (1, 1));
     server.stop();
+}
+
+#[test]
+fn store_that_returns_too_few_or_too_many_outcomes_saves_what_it_reports() {
+    /// Reports one outcome less or more than it gets mails.
+    struct Miscounting(isize);
+    impl SaveMail for Miscounting {
+        fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
+            Ok(SavedId::from(mail))
+        }
+        fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
+            let count = batch.len().saturating_add_signed(self.0);
+            let outcomes = batch.iter().cycle().take(count);
+            outcomes.map(|mail| Ok(SavedId::from(mail))).collect()
+        }
+    }
+    let _alone = serialize();
+    for (difference, is_saved) in [(-1, false), (1, true)] {
+        let builder = Server::builder(config().build().expect("valid values"))
+            .store(move || Ok(Miscounting(difference)));
+        let server = Running::run(builder, mpsc::channel().1);
+        assert_eq!(server.send("u@ours.test", "one").is_ok(), is_saved);
+        let panics = "goguerrilla_panics_total{component=\"writer\"} 0\n";
+        assert!(server.handle.metrics_text().contains(panics));
+        server.stop();
+    }
+}
+
+#[test]
+fn panic_of_save_mail_fails_its_mail_but_not_the_saved_ones_of_the_batch() {
+    /// Waits until three mails are queued, saves them, and panics at the last.
+    struct Poisoned {
+        subjects: Sender<String>,
+        may_save: Arc<AtomicUsize>,
+    }
+    impl SaveMail for Poisoned {
+        fn prepare_batch(&mut self) -> Result<(), SaveError> {
+            wait_until("all mails were sent", || {
+                self.may_save.load(Ordering::SeqCst) > 0
+            });
+            Ok(())
+        }
+        fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError> {
+            assert_ne!(mail.subject(), "poison", "an intended panic");
+            self.subjects
+                .send(mail.subject().to_owned())
+                .map_err(SaveError::unavailable)?;
+            Ok(SavedId::from(mail))
+        }
+    }
+    let _alone = serialize();
+    let (sender, subjects) = mpsc::channel();
+    let may_save = Arc::new(AtomicUsize::new(0));
+    let opened = Arc::new(AtomicUsize::new(0));
+    let open = {
+        let (may_save, opened) = (Arc::clone(&may_save), Arc::clone(&opened));
+        move || {
+            opened.fetch_add(1, Ordering::SeqCst);
+            Ok(Poisoned {
+                subjects: sender.clone(),
+                may_save: Arc::clone(&may_save),
+            })
+        }
+    };
+    let config = config().build().expect("valid values");
+    let server = Running::run(Server::builder(config).store(open), subjects);
+    let address = server.address;
+    let senders: Vec<_> = ["good", "poison", "good", "good"]
+        .map(|subject| thread::spawn(move || (subject, send(address, "u@ours.test", subject))))
+        .into_iter()
+        .collect();
+    wait_until("four clients sent a mail", || {
+        server.handle.metrics().content_bytes >= 4 * 20
+    });
+    may_save.store(1, Ordering::SeqCst);
+    let mut saved = 0;
+    for sender in senders {
+        let (subject, outcome) = sender.join().expect("no panic");
+        assert!(outcome.is_err() || subject == "good");
+        saved += u64::from(outcome.is_ok());
+    }
+    // Every mail that the store saved was acknowledged, so no client sends it again.
+    assert_eq!(server.handle.metrics().mails_saved, saved);
+    assert_eq!(server.subjects.try_iter().count() as u64, saved);
+    server
+        .send("u@ours.test", "after")
+        .expect("a reopened store");
+    assert_eq!(opened.load(Ordering::SeqCst), 2);
+    server.stop();
+}
+
+#[test]
+fn recipient_hook_may_use_a_megabyte_of_stack() {
+    fn sum_of_page(depth: usize) -> usize {
+        let page = std::hint::black_box([1_u8; 4_096]);
+        match depth {
+            0 => 0,
+            _ => usize::from(page[depth % 4_096]) + sum_of_page(depth - 1),
+        }
+    }
+    let _alone = serialize();
+    let (sender, subjects) = mpsc::channel();
+    let hook = |_: &str| match sum_of_page(250) {
+        250 => RecipientCheck::Accept,
+        _ => RecipientCheck::Reject,
+    };
+    let server = Running::run(builder(config(), sender).recipients(hook), subjects);
+    server.send("u@ours.test", "one").expect("accepted");
+    server.stop();
+}
+
+#[test]
+fn file_that_cannot_be_read_in_time_blocks_neither_metrics_nor_the_shutdown() {
+    let _alone = serialize();
+    let folder = tempfile::TempDir::new().expect("a temporary folder");
+    let fifo = folder.path().join("chain.pem");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a named pipe");
+    let server = Running::start(config());
+    let handle = server.handle.clone();
+    let new = config()
+        .tls_files(&fifo, &fifo)
+        .build()
+        .expect("valid values");
+    let reloading = thread::spawn(move || handle.reload(new));
+    assert_eq!(server.handle.metrics().mails_saved, 0);
+    server.send("u@ours.test", "one").expect("accepted");
+    server.stop();
+    drop(
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&fifo)
+            .expect("a reader"),
+    );
+    let outcome = reloading.join().expect("no panic");
+    outcome.expect_err("no certificate in the pipe");
 }
 
 #[test]
@@ -362,8 +496,26 @@ fn process_state() -> (Vec<String>, String, String) {
     (signals, read("limits"), policy.to_owned())
 }
 
+/// Returns the number of threads of servers; the threads of the tests have the tests' names.
 fn thread_count() -> usize {
-    fs::read_dir("/proc/self/task").expect("procfs").count()
+    let names = [
+        "client",
+        "deadlines",
+        "save-ticker",
+        "writer-",
+        "http",
+        "finish",
+    ];
+    let threads = fs::read_dir("/proc/self/task").expect("procfs");
+    let is_of_server = |thread: fs::DirEntry| {
+        // A thread may end meanwhile.
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        names.iter().any(|start| name.starts_with(start))
+    };
+    let threads = threads.map(|thread| thread.expect("procfs"));
+    threads
+        .filter_map(|thread| is_of_server(thread).then_some(()))
+        .count()
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {

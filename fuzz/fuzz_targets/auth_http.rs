@@ -9,7 +9,7 @@ use goguerrilla::internals::connection::{ConnectionSettings, SharedSettings};
 use goguerrilla::internals::http::auth_http::NginxAuthEndpoint;
 use goguerrilla::internals::http::{self, HttpRequestHandler};
 use goguerrilla::internals::metrics::Metrics;
-use goguerrilla::internals::net::accept_pool::{AcceptPool, AcceptPoolSettings};
+use goguerrilla::internals::net::accept_pool::{CLIENT_STACK_OCTETS, AcceptPool, AcceptPoolSettings};
 use goguerrilla::internals::net::trusted_proxies::TrustedProxies;
 use goguerrilla::internals::smtp::{MemoryBudget, TlsState};
 use goguerrilla::internals::store::SaveQueue;
@@ -152,6 +152,7 @@ static HANDLER: LazyLock<HttpRequestHandler> = LazyLock::new(|| {
             Box::new(|| Arc::new(pool_settings())),
             Arc::clone(&METRICS),
             Box::new(|_| ()),
+            CLIENT_STACK_OCTETS,
         ),
         settings: Arc::clone(&SETTINGS),
         smtp_address: ([0, 0, 0, 0], 2_525).into(),

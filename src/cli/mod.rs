@@ -236,7 +236,7 @@ fn load_config(path: Option<&Path>) -> Result<Config, String> {
             return Ok(config);
         }
     };
-    Config::load(file).map_err(|error| error.error_in_one_line(file))
+    Config::load(file).map_err(|error| error.error_in_one_line())
 }
 
 fn print_stdout(octets: &[u8]) -> Result<(), CommandFailure> {

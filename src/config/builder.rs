@@ -29,6 +29,8 @@ pub struct ConfigBuilder {
     pairs: Vec<(String, String)>,
     /// The first path that is not UTF-8, with its key.
     bad_path: Option<(&'static str, PathBuf)>,
+    /// The first item of a list that contains a comma, with its key.
+    bad_item: Option<(&'static str, String)>,
 }
 
 impl ConfigBuilder {
@@ -40,6 +42,7 @@ impl ConfigBuilder {
     }
 
     /// Adds an address to listen on with implicit TLS (GSMTPS_LISTEN_INTERFACE); needs [`tls_files`](ConfigBuilder::tls_files).
+    /// Without [`listen`](ConfigBuilder::listen) the server then has no listener without implicit TLS.
     pub fn listen_with_implicit_tls(self, address: SocketAddr) -> ConfigBuilder {
         self.append_to_list_value("GSMTPS_LISTEN_INTERFACE", address.to_string())
     }
@@ -56,11 +59,7 @@ impl ConfigBuilder {
         self,
         domains: impl IntoIterator<Item = T>,
     ) -> ConfigBuilder {
-        let domains: Vec<String> = domains
-            .into_iter()
-            .map(|domain| domain.as_ref().to_owned())
-            .collect();
-        self.set("GM_ALLOWED_HOSTS", domains.join(","))
+        self.set_list("GM_ALLOWED_HOSTS", domains)
     }
 
     /// Sets the name in the greeting and in `Received` (GSMTP_HOST_NAME); the default is the host name of the machine.
@@ -82,7 +81,9 @@ impl ConfigBuilder {
     /// Sets how long the server waits for a client (GSMTP_TIMEOUT): 1 second to 1 day, by default 100 seconds. Fractions of a
     /// second are rounded up.
     pub fn client_timeout(self, timeout: Duration) -> ConfigBuilder {
-        let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+        let seconds = timeout
+            .as_secs()
+            .saturating_add(u64::from(timeout.subsec_nanos() > 0));
         self.set("GSMTP_TIMEOUT", seconds.to_string())
     }
 
@@ -120,11 +121,7 @@ impl ConfigBuilder {
         self,
         proxies: impl IntoIterator<Item = T>,
     ) -> ConfigBuilder {
-        let proxies: Vec<String> = proxies
-            .into_iter()
-            .map(|proxy| proxy.as_ref().to_owned())
-            .collect();
-        self.set("GM_TRUSTED_PROXIES", proxies.join(","))
+        self.set_list("GM_TRUSTED_PROXIES", proxies)
     }
 
     /// Sets whether each connection begins with a PROXY header (GSMTP_PROXY_PROTOCOL); connections that are not from trusted
@@ -150,14 +147,29 @@ impl ConfigBuilder {
     /// # Errors
     /// [`ConfigError::BadValue`] for the first invalid value; it names the key of the configuration file.
     pub fn build(self) -> Result<Config, ConfigError> {
-        match self.bad_path {
-            Some((key, path)) => Err(ConfigError::BadValue {
+        if let Some((key, path)) = self.bad_path {
+            return Err(ConfigError::BadValue {
                 key,
-                expected: "a path in UTF-8".to_owned(),
+                expected:
+                    "a path in UTF-8, without control characters and without spaces at its ends"
+                        .to_owned(),
                 found: format!("{path:?}"),
-            }),
-            None => RawConfig { pairs: self.pairs }.into_config(),
+            });
         }
+        if let Some((key, item)) = self.bad_item {
+            return Err(ConfigError::BadValue {
+                key,
+                expected: "items without a comma".to_owned(),
+                found: format!("{item:?}"),
+            });
+        }
+        let is_set = |key| self.pairs.iter().any(|(name, _)| name == key);
+        let has_only_tls = is_set("GSMTPS_LISTEN_INTERFACE") && !is_set("GSTMP_LISTEN_INTERFACE");
+        let mut config = RawConfig { pairs: self.pairs }.into_config()?;
+        if has_only_tls {
+            config.listen_addresses.clear();
+        }
+        Ok(config)
     }
 
     fn set(mut self, key: &str, value: String) -> ConfigBuilder {
@@ -167,13 +179,32 @@ impl ConfigBuilder {
     }
 
     fn set_path(mut self, key: &'static str, path: &Path) -> ConfigBuilder {
-        match path.to_str() {
+        let is_plain = |text: &&str| {
+            !text.is_empty() && text.trim() == *text && !text.contains(char::is_control)
+        };
+        match path.to_str().filter(is_plain) {
             Some(text) => self.set(key, text.to_owned()),
             None => {
                 self.bad_path.get_or_insert((key, path.to_owned()));
                 self
             }
         }
+    }
+
+    fn set_list<T: AsRef<str>>(
+        mut self,
+        key: &'static str,
+        items: impl IntoIterator<Item = T>,
+    ) -> ConfigBuilder {
+        let mut list = Vec::new();
+        for item in items {
+            let item = item.as_ref().to_owned();
+            if item.contains(',') {
+                self.bad_item.get_or_insert((key, item.clone()));
+            }
+            list.push(item);
+        }
+        self.set(key, list.join(","))
     }
 
     /// Appends an item to the list of a key.
@@ -234,6 +265,10 @@ mod tests {
         );
         assert_eq!(built, read.unwrap());
         assert_eq!(Config::builder().build().unwrap(), Config::default());
+        let only_tls = Config::builder()
+            .listen_with_implicit_tls("127.0.0.1:0".parse().unwrap())
+            .tls_files("chain.pem", "key.pem");
+        assert!(only_tls.build().unwrap().listen_addresses.is_empty());
     }
 
     #[test]
@@ -242,8 +277,23 @@ mod tests {
         assert!(error.to_string().starts_with("GM_MAX_CLIENTS: "), "{error}");
         let path = OsStr::from_bytes(b"\xff.pem");
         let error = Config::builder().tls_files(path, "key.pem").build();
-        let want = "GSMTP_PUB_KEY: expected a path in UTF-8, but found \"\\xFF.pem\"";
+        let want = "GSMTP_PUB_KEY: expected a path in UTF-8, without control characters and without spaces at its ends, but found \"\\xFF.pem\"";
         assert_eq!(error.unwrap_err().to_string(), want);
+        for path in ["", " m.db", "m\0.db"] {
+            let error = Config::builder().sqlite_file(path).build().unwrap_err();
+            assert!(error.to_string().starts_with("GM_SQLITE_FILE: "), "{error}");
+        }
+        let error = Config::builder().trusted_proxies(["::1,0.0.0.0/0"]).build();
+        let want =
+            "GM_TRUSTED_PROXIES: expected items without a comma, but found \"::1,0.0.0.0/0\"";
+        assert_eq!(error.unwrap_err().to_string(), want);
+        let error = Config::builder().client_timeout(Duration::MAX).build();
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("GSMTP_TIMEOUT: ")
+        );
         let error = Config::builder().allowed_hosts(["a b"]).build();
         assert!(
             error

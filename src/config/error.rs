@@ -1,6 +1,6 @@
 //! Why a configuration is invalid.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::string::FromUtf8Error;
 
 /// Why a configuration is invalid. The text names the key or file, the expected value and the value found.
@@ -15,7 +15,15 @@ pub enum ConfigError {
         /// The error of the file system.
         source: std::io::Error,
     },
-    /// The file is not strict JSON, or the JSON is not an object of keys and values.
+    /// The text of a file is invalid; the source is one of the other errors.
+    #[error("cannot use the configuration in {file}", file = .file.display())]
+    InFile {
+        /// The path of the configuration file.
+        file: PathBuf,
+        /// What is invalid.
+        source: Box<ConfigError>,
+    },
+    /// The text is not strict JSON, or the JSON is not an object of keys and values.
     #[error("expected strict JSON without comments and trailing commas, but found: {0}")]
     NotJson(String),
     /// The value of a key is invalid.
@@ -31,14 +39,15 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Returns the whole error in one line, as the program prints it. `file` is the file that was parsed.
-    pub(crate) fn error_in_one_line(&self, parsed: &Path) -> String {
+    /// Returns the whole error in one line, as the program prints it.
+    pub(crate) fn error_in_one_line(&self) -> String {
         match self {
             ConfigError::Unreadable { file, source } => format!(
                 "{}: {source}; name a configuration file that exists and that this user may read",
                 file.display()
             ),
-            other => format!("{}: {other}", parsed.display()),
+            ConfigError::InFile { file, source } => format!("{}: {source}", file.display()),
+            other => other.to_string(),
         }
     }
 

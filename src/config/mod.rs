@@ -138,13 +138,28 @@ impl Config {
     /// Reads and parses a configuration file: strict JSON in UTF-8.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first problem found.
+    /// [`ConfigError::Unreadable`], or [`ConfigError::InFile`] for the first problem in the text.
     pub fn load(file: impl AsRef<Path>) -> Result<Config, ConfigError> {
         let file = file.as_ref();
         let octets = std::fs::read(file).map_err(|source| ConfigError::Unreadable {
             file: file.to_owned(),
             source,
         })?;
+        let mut config = Config::from_octets(octets).map_err(|error| ConfigError::InFile {
+            file: file.to_owned(),
+            source: Box::new(error),
+        })?;
+        let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
+        if mode & 0o004 != 0 && config.config_contains_password() {
+            let file = file.display();
+            config.warnings.push(format!(
+                "{file}: every user may read it, and it contains a password; run: chmod o-r {file}"
+            ));
+        }
+        Ok(config)
+    }
+
+    fn from_octets(octets: Vec<u8>) -> Result<Config, ConfigError> {
         // Windows PowerShell 5 saves text as UTF-16, which this server does not read. UTF-16 begins with a byte order mark
         // (FF FE or FE FF); without the mark, one of the first two octets is NUL, because JSON begins with an ASCII character.
         if matches!(
@@ -156,15 +171,7 @@ impl Config {
             ));
         }
         let text = String::from_utf8(octets).map_err(|error| ConfigError::not_utf8(&error))?;
-        let mut config = Config::from_json(&text)?;
-        let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
-        if mode & 0o004 != 0 && config.config_contains_password() {
-            let file = file.display();
-            config.warnings.push(format!(
-                "{file}: every user may read it, and it contains a password; run: chmod o-r {file}"
-            ));
-        }
-        Ok(config)
+        Config::from_json(&text)
     }
 
     /// Parses the text of a configuration file: a JSON object whose values are text, numbers or booleans. A UTF-8 byte order mark

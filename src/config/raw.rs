@@ -94,6 +94,11 @@ impl RawConfig {
         let unknown = self.pairs.iter().filter(|(key, _)| !is_known(key));
         unknown
             .map(|(key, _)| {
+                // A longer key is not a mistyped one; comparing it would take long.
+                if key.len() > MAX_KEY_OCTETS {
+                    let beginning: String = key.chars().take(MAX_KEY_OCTETS).collect();
+                    return format!("{}…: unknown key, ignored", beginning.escape_debug());
+                }
                 let nearest = KEYS
                     .iter()
                     .map(|(known, _)| {
@@ -182,6 +187,9 @@ fn yes_or_no(text: &str) -> Option<bool> {
         _ => None,
     }
 }
+
+/// A key that is longer than this is quoted in part, and is not compared with the known ones.
+const MAX_KEY_OCTETS: usize = 64;
 
 /// Every key with its built-in default.
 pub const KEYS: &[(&str, &str)] = &[

@@ -2,6 +2,7 @@
 
 mod current_metrics;
 mod deadlines;
+mod handshake;
 mod preamble;
 mod recipient;
 mod save;
@@ -12,9 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::deadlines::Deadlines;
-use crate::metrics::{CloseReason, Handshake, ListenerKind, MailOutcome, Metrics, ReplyCodeLabel};
+use crate::metrics::{CloseReason, ListenerKind, MailOutcome, Metrics, ReplyCodeLabel};
 use crate::net::accept_pool::Client;
-use crate::net::deadline::Deadline;
 use crate::net::transport::{ClientIoError, ClientTransport, NegotiatedTls};
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{
@@ -276,38 +276,6 @@ impl<'a> ClientConnection<'a> {
         }
         self.queue_reply(reply);
         Ok(())
-    }
-
-    /// Performs the TLS handshake; one deadline applies to the whole handshake. After a failed handshake no reply is sent.
-    fn start_tls(&mut self) -> Result<(), CloseReason> {
-        let credentials = self.settings.tls.as_ref().ok_or(CloseReason::TlsFailed)?;
-        let now = Instant::now();
-        let commands_since = self.deadlines.start_of_commands_without_mail(now);
-        let deadline = Deadline::new_command_deadline(now, self.settings.client_timeout)
-            .with_command_period_start(commands_since);
-        match self
-            .transport
-            .do_tls_handshake(credentials.rustls_server_config(), &deadline)
-        {
-            Ok(negotiated) => {
-                self.metrics.handshakes.count(match negotiated.version {
-                    "TLSv1_2" => Handshake::Tls12,
-                    _ => Handshake::Tls13,
-                });
-                self.tls = Some(negotiated);
-                self.session.reset_after_tls_handshake();
-                Ok(())
-            }
-            Err(error) => {
-                self.metrics.handshakes.count(Handshake::Failed);
-                // A disconnect before the end of the handshake on an implicit-TLS port is not logged.
-                if self.octets_in > 0 || !matches!(error, ClientIoError::ConnectionReset(_)) {
-                    let session = self.client.session_id();
-                    log::info!(session:% = session, client:% = self.client.ip(), reason:% = error; "tls_failed");
-                }
-                Err(close_reason_of_io_error(&error))
-            }
-        }
     }
 
     fn queue_reply(&mut self, reply: &Reply) {

@@ -41,6 +41,9 @@ pub enum ServerProcessError {
         /// The error of the file system.
         source: io::Error,
     },
+    /// The thread of the server panicked; standard error shows where.
+    #[error("the server panicked; report it with the line above")]
+    Panicked,
     /// A thread or signal handler cannot be created.
     #[error("cannot start: {0}; raise the limits of processes and memory of this user")]
     Thread(io::Error),

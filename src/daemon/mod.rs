@@ -27,6 +27,7 @@ use self::signal_loop::Daemon;
 use crate::config::Config;
 use crate::logging::{LogFile, LogFormat};
 use crate::metrics::Metrics;
+use crate::net::accept_pool::CLIENT_STACK_OCTETS;
 use crate::net::tls::TlsCredentials;
 use crate::os::pid_file::PidFile;
 use crate::os::privileges::{self, UserAndGroup};
@@ -60,8 +61,9 @@ pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), ServerPro
         tls,
     } = files;
     let events = start_log_and_signals(&log_file, signals)?;
-    let server =
-        Server::builder(config.clone()).open_store_and_start_writers(listeners, tls, metrics)?;
+    let server = Server::builder(config.clone())
+        .client_stack_octets(CLIENT_STACK_OCTETS)
+        .open_store_and_start_writers(listeners, tls, metrics)?;
     server.start_threads()?;
     let daemon = Daemon {
         config: config.clone(),

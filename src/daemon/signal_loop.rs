@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, bounded, never, select};
 
 use super::resources::raise_and_check_rlimits;
 use super::{ConfigLoader, ServerProcessError, log_format};
@@ -27,7 +27,7 @@ impl Daemon<'_> {
     /// Serves clients on another thread and handles signals on this one, until the server has stopped.
     ///
     /// # Errors
-    /// [`ServerProcessError`]: the thread cannot be started.
+    /// [`ServerProcessError`]: the thread cannot be started, or it panicked.
     pub fn run(
         mut self,
         server: Server,
@@ -40,31 +40,43 @@ impl Daemon<'_> {
             server.serve();
         };
         let builder = thread::Builder::new().name("server".to_owned());
-        builder
+        let thread = builder
             .spawn(serve)
             .map_err(|error| ServerProcessError::Start(StartError::Thread(error)))?;
         systemd::notify_ready();
+        self.handle_signals_until(&stopped, events);
+        drop(self.pid_file);
+        let outcome = thread.join();
+        outcome.map_err(|_| ServerProcessError::Panicked)?;
+        log::info!("stopped");
+        Ok(())
+    }
+
+    fn handle_signals_until(&mut self, stopped: &Receiver<()>, events: &Receiver<SignalEvent>) {
         let mut is_stopping = false;
+        let mut events = events.clone();
         loop {
             select! {
                 recv(events) -> event => match event {
-                    Ok(SignalEvent::Reload) if !is_stopping => self.reload(),
-                    Ok(SignalEvent::ReopenLog) if !is_stopping => self.reopen_log(),
+                    Ok(SignalEvent::Reload) if is_stopping => {
+                        self.handle.refuse_reload("the server is shutting down");
+                    }
+                    Ok(SignalEvent::Reload) => self.reload(),
+                    Ok(SignalEvent::ReopenLog) => self.reopen_log(),
                     Ok(SignalEvent::Stop) if is_stopping => self.exit_at_once(),
-                    Ok(SignalEvent::Reload | SignalEvent::ReopenLog) => {}
-                    // If the signal thread has ended, no stop request can arrive any more.
                     Ok(SignalEvent::Stop) | Err(_) => {
+                        if event.is_err() {
+                            // The signal thread has ended, so no stop request can arrive any more.
+                            events = never();
+                        }
                         systemd::notify_systemd_stopping();
                         self.handle.shutdown();
                         is_stopping = true;
                     }
                 },
-                recv(stopped) -> _ => break,
+                recv(stopped) -> _ => return,
             }
         }
-        drop(self.pid_file);
-        log::info!("stopped");
-        Ok(())
     }
 
     /// Reads the configuration again and applies it. If a step fails, the old configuration stays in force.

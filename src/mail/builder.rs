@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::{Mail, MailOrigin};
 use crate::smtp::{
-    Envelope, ForwardPath, MemoryBudget, MessageOctets, ReversePath, is_helo_name,
+    Envelope, ForwardPath, MemoryBudget, MessageOctets, ReversePath, domain, is_helo_name,
     parse_mail_address, parse_rcpt_address,
 };
 
@@ -55,6 +55,12 @@ pub enum MailBuildError {
     /// The HELO name is not one that HELO would accept.
     #[error("HELO name: expected 1 to 255 octets without control characters, but found {0:?}")]
     InvalidHeloName(String),
+    /// The host name or the primary mail host is not a domain or an address literal.
+    #[error("host name: expected a domain such as mx.example.com, but found {0:?}")]
+    InvalidHostName(String),
+    /// The protocol is not a keyword of letters and digits.
+    #[error("protocol: expected a keyword such as ESMTPS, but found {0:?}")]
+    InvalidProtocol(String),
     /// The memory for a copy of the content cannot be allocated.
     #[error("no memory for a mail of {0} octets")]
     NoMemory(usize),
@@ -156,7 +162,7 @@ impl MailBuilder {
     /// the widths of columns do not apply.
     ///
     /// # Errors
-    /// [`MailBuildError`]: an address or the HELO name is invalid, there is no recipient, or memory or random numbers are not
+    /// [`MailBuildError`]: an address or a name is invalid, there is no recipient, or memory or random numbers are not
     /// available.
     pub fn build(self) -> Result<Mail, MailBuildError> {
         let MailBuilder {
@@ -172,13 +178,24 @@ impl MailBuilder {
         if !is_helo_name(&helo_name) {
             return Err(MailBuildError::InvalidHeloName(helo_name));
         }
+        let primary_mail_host = (self.primary_mail_host).unwrap_or_else(|| self.host_name.clone());
+        for host in [&self.host_name, &primary_mail_host] {
+            if !domain::is_domain(host) && !domain::is_address_literal(host) {
+                return Err(MailBuildError::InvalidHostName(host.clone()));
+            }
+        }
+        let is_keyword = |word: &&str| {
+            !word.is_empty() && word.bytes().all(|octet| octet.is_ascii_alphanumeric())
+        };
+        if let Some(protocol) = self.protocol.filter(|protocol| !is_keyword(protocol)) {
+            return Err(MailBuildError::InvalidProtocol(protocol.to_owned()));
+        }
         let smtputf8 = needs_smtputf8(&reverse_path, &recipients);
         let envelope = Envelope {
             reverse_path,
             recipients,
             smtputf8,
         };
-        let primary_mail_host = (self.primary_mail_host).unwrap_or_else(|| self.host_name.clone());
         let origin = MailOrigin {
             client_ip: self.client_ip,
             helo_name,

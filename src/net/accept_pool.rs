@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{Read, Write};
+use std::mem;
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -50,6 +51,7 @@ pub struct AcceptPool {
     pub(super) address_limiter: Arc<PerAddressLimiter>,
     pub(super) metrics: Arc<Metrics>,
     serve: ConnectionHandler,
+    stack_octets: usize,
     idle_threads: IdleThreads,
     active_connections: AtomicUsize,
     next_number: AtomicU64,
@@ -64,12 +66,14 @@ impl AcceptPool {
         settings: GetAcceptPoolSettings,
         metrics: Arc<Metrics>,
         serve: ConnectionHandler,
+        stack_octets: usize,
     ) -> Arc<AcceptPool> {
         Arc::new(AcceptPool {
             settings,
             address_limiter: Arc::default(),
             metrics,
             serve,
+            stack_octets,
             idle_threads: IdleThreads::default(),
             active_connections: AtomicUsize::new(0),
             next_number: AtomicU64::new(1),
@@ -109,7 +113,10 @@ impl AcceptPool {
                 thread::sleep(SCAN_INTERVAL);
             }
         };
-        builder.stack_size(THREAD_STACK_BYTES).spawn(scan).map(drop)
+        builder
+            .stack_size(CLIENT_STACK_OCTETS)
+            .spawn(scan)
+            .map(drop)
     }
 
     /// Returns the metrics of the server.
@@ -230,7 +237,7 @@ impl AcceptPool {
         let listener = Arc::clone(listener);
         thread::Builder::new()
             .name("client".to_owned())
-            .stack_size(THREAD_STACK_BYTES)
+            .stack_size(self.stack_octets)
             .spawn(move || pool.accept_and_serve(listener))
             .map(drop)
     }
@@ -264,13 +271,21 @@ impl AcceptPool {
             pool: Arc::clone(self),
             state,
         };
-        if catch_unwind(AssertUnwindSafe(|| (self.serve)(&client))).is_err() {
+        let served = catch_unwind(AssertUnwindSafe(|| (self.serve)(&client)));
+        self.lock_clients().remove(&number);
+        if let Err(payload) = served {
             self.metrics.panics.count(Component::Connection);
             let labels = (ListenerKind::new(implicit_tls), CloseReason::Panicked);
             self.metrics.connections.count(labels);
-            log::error!(session:% = client.session_id(), client:% = ip; "panicked");
+            // The logger of an embedding program may panic too, and so may dropping the payload.
+            let logged = catch_unwind(AssertUnwindSafe(|| {
+                log::error!(session:% = client.session_id(), client:% = ip; "panicked");
+                drop(payload);
+            }));
+            if let Err(payload) = logged {
+                mem::forget(payload);
+            }
         }
-        self.lock_clients().remove(&number);
     }
 
     /// Sends `reply` (a 421) to a rejected client, without blocking. On an implicit-TLS port nothing is sent, because `reply`
@@ -310,5 +325,5 @@ impl AcceptPool {
     }
 }
 
-/// Stack size of a thread in octets: enough for a TLS handshake and the deepest parser. Only pages in use take memory.
-const THREAD_STACK_BYTES: usize = 256 * 1_024;
+/// Stack size of a thread in octets that suffices for a TLS handshake and the deepest parser. Only pages in use take memory.
+pub const CLIENT_STACK_OCTETS: usize = 256 * 1_024;

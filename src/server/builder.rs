@@ -22,6 +22,8 @@ pub struct ServerBuilder {
     store: Option<StoreOpener>,
     writers: usize,
     recipient_hook: Option<RecipientHook>,
+    /// Stack size of a connection's thread.
+    client_stack_octets: usize,
 }
 
 impl fmt::Debug for ServerBuilder {
@@ -40,10 +42,12 @@ impl ServerBuilder {
             store: None,
             writers: 1,
             recipient_hook: None,
+            client_stack_octets: EMBEDDED_CLIENT_STACK_OCTETS,
         }
     }
 
-    /// Sets the store: `open` returns an open store, or the error why it cannot be opened now. GM_STORE is then ignored.
+    /// Sets the store: `open` returns an open store, or the error why it cannot be opened now. GM_STORE is then ignored. Without a
+    /// call, the server has the store of the configuration; by default that is SQLite in the file goguerrilla.db.
     ///
     /// Each writer thread calls `open` before its first batch, calls it again for the next batch if it returned an error, and
     /// again after a panic of the store. So `open` may be called several times, and from several threads. While it fails,
@@ -78,6 +82,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets the stack size of a connection's thread. The program needs less than an embedding program, whose hook and logger run
+    /// on these threads.
+    pub(crate) fn client_stack_octets(mut self, octets: usize) -> ServerBuilder {
+        self.client_stack_octets = octets;
+        self
+    }
+
     /// Binds the addresses, loads the certificate, opens the store of the configuration and starts the writer threads.
     ///
     /// Clients can connect from now on; they are served as soon as [`Server::run`] is called. With port 0 the kernel chooses a
@@ -107,7 +118,17 @@ impl ServerBuilder {
             Some(open) => ConfiguredOrCustomStore::Custom(open, self.writers),
             None => ConfiguredOrCustomStore::Configured(OnceLock::new()),
         };
-        let running = RunningServer::new(self.config, stores, tls, self.recipient_hook, metrics)?;
+        let running = RunningServer::new(
+            self.config,
+            stores,
+            tls,
+            self.recipient_hook,
+            metrics,
+            self.client_stack_octets,
+        )?;
         Ok(Server::new(listeners, running))
     }
 }
+
+/// Stack size of a connection's thread in an embedding program: that of a thread of the standard library.
+const EMBEDDED_CLIENT_STACK_OCTETS: usize = 2 << 20;

@@ -119,9 +119,10 @@ impl From<TlsFilesError> for StartError {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.fix_text() {
-            "" => f.write_str(&self.what_failed()),
-            fix => write!(f, "{}; {fix}", self.what_failed()),
+        match (self, self.fix_text()) {
+            (StartError::Store(_), _) => f.write_str("GM_SQLITE_FILE: the store cannot be opened"),
+            (_, "") => f.write_str(&self.what_failed()),
+            (_, fix) => write!(f, "{}; {fix}", self.what_failed()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -11,20 +11,28 @@ use super::builder::ServerBuilder;
 use super::error::{ReloadError, StartError};
 use super::http_endpoints;
 use super::listeners::BoundListeners;
-use super::running::{BeforeReloadCallback, RunningServer};
+use super::reload::{
+    BeforeReloadCallback, ReloadBase, log_applied_reload, log_refused_reload,
+    reload_certificate_if_changed,
+};
+use super::running::RunningServer;
 use super::shutdown::shut_down;
 use crate::config::Config;
-use crate::connection::{metrics_snapshot, metrics_text};
+use crate::connection::{SharedSettings, metrics_snapshot, metrics_text};
 use crate::http::status::StatusRequestHandler;
 use crate::metrics::{Metrics, MetricsSnapshot};
+use crate::net::accept_pool::AcceptPool;
 use crate::sync;
 
 /// An SMTP server whose addresses are bound. [`run`](Server::run) serves clients until a [`ServerHandle`] shuts it down.
 ///
 /// A program may run several servers. A server changes nothing of the process: it installs no signal handler and no logger (its
 /// log events go to the [`log`](https://docs.rs/log) crate), and it ignores the keys GSMTP_LOG_FILE, GM_LOG_FORMAT, PID_FILE,
-/// GUID and SGID. Its threads have ended when `run` returns, except those that wait for a store that does not answer. Dropping
-/// a server that does not run closes its addresses.
+/// GUID and SGID. Dropping a server that does not run closes its addresses.
+///
+/// When `run` returns, no client is served any more and the store is closed. Helper threads end up to a second later; a thread
+/// that a store or a recipient hook blocks ends when that returns. The idle connections of a pool to MySQL or Redis that was
+/// not reachable end within a minute.
 #[must_use = "a server serves nobody until `run` is called"]
 pub struct Server {
     listeners: BoundListeners,
@@ -39,10 +47,15 @@ pub struct ServerHandle {
 }
 
 struct SharedServerState {
-    /// `None` after the shutdown.
+    /// `None` after the shutdown. Locked only for short steps, never while a file is read or a line is logged.
     running: Mutex<Option<RunningServer>>,
+    /// Held during a reload, so that reloads follow each other.
+    reloading: Mutex<()>,
     stop: Sender<()>,
     metrics: Arc<Metrics>,
+    /// The pool and the settings, for the metrics; both end with `running`.
+    pool: Weak<AcceptPool>,
+    settings: Weak<SharedSettings>,
 }
 
 impl Server {
@@ -53,15 +66,17 @@ impl Server {
 
     pub(super) fn new(listeners: BoundListeners, running: RunningServer) -> Server {
         let (stop, stop_requests) = bounded(MAX_STOP_REQUESTS);
-        let metrics = Arc::clone(running.pool.metrics());
-        let running = Mutex::new(Some(running));
+        let shared = SharedServerState {
+            metrics: Arc::clone(running.pool.metrics()),
+            pool: Arc::downgrade(&running.pool),
+            settings: Arc::downgrade(&running.settings),
+            running: Mutex::new(Some(running)),
+            reloading: Mutex::new(()),
+            stop,
+        };
         Server {
             listeners,
-            shared: Arc::new(SharedServerState {
-                running,
-                stop,
-                metrics,
-            }),
+            shared: Arc::new(shared),
             stop_requests,
         }
     }
@@ -89,8 +104,8 @@ impl Server {
     /// Serves clients on this thread and others until [`ServerHandle::shutdown`] is called; returns when the shutdown has
     /// ended.
     ///
-    /// The shutdown closes idle connections with 421, waits up to 30 seconds for messages in progress, and then for the store
-    /// to save what is queued.
+    /// The shutdown closes idle connections with 421, waits up to 30 seconds for messages in progress, closes the connections
+    /// that remain, and gives the store until 3 seconds later to save what is queued. So it takes at most about 34 seconds.
     ///
     /// # Errors
     /// [`StartError::Thread`]: the threads cannot be started. No client was served.
@@ -132,14 +147,20 @@ impl Server {
     /// Waits for a stop request, then shuts down. Meanwhile checks the certificate files every
     /// [`CERTIFICATE_CHECK_INTERVAL`].
     pub(crate) fn serve(self) {
+        let mut refused_certificate = None;
         while self.stop_requests.recv_timeout(CERTIFICATE_CHECK_INTERVAL)
             == Err(RecvTimeoutError::Timeout)
         {
-            if let Some(running) = &mut *sync::lock(&self.shared.running) {
-                running.reload_certificate_if_changed();
+            if let Some(settings) = self.shared.settings.upgrade() {
+                reload_certificate_if_changed(
+                    &settings,
+                    &self.shared.metrics,
+                    &mut refused_certificate,
+                );
             }
         }
-        let Some(running) = sync::lock(&self.shared.running).take() else {
+        let running = sync::lock(&self.shared.running).take();
+        let Some(running) = running else {
             return;
         };
         let listeners = &self.listeners;
@@ -184,7 +205,8 @@ impl Drop for Server {
             .chain(&listeners.status);
         all.for_each(|listener| listener.close());
         // If the server did not run, this ends its writers.
-        if let Some(running) = sync::lock(&self.shared.running).take() {
+        let running = sync::lock(&self.shared.running).take();
+        if let Some(running) = running {
             running.pool.drain();
         }
     }
@@ -210,18 +232,23 @@ impl ServerHandle {
 
     /// Returns the current values of the most important metrics. After the server has stopped, returns the last values.
     pub fn metrics(&self) -> MetricsSnapshot {
-        match &*sync::lock(&self.shared.running) {
-            Some(running) => metrics_snapshot(&running.pool, &running.settings.current()),
+        match self.pool_and_settings() {
+            Some((pool, settings)) => metrics_snapshot(&pool, &settings.current()),
             None => self.shared.metrics.snapshot(),
         }
     }
 
     /// Returns all metrics in the text format of Prometheus, as /metrics of the status endpoints does.
     pub fn metrics_text(&self) -> String {
-        match &*sync::lock(&self.shared.running) {
-            Some(running) => metrics_text(&running.pool, &running.settings.current()),
+        match self.pool_and_settings() {
+            Some((pool, settings)) => metrics_text(&pool, &settings.current()),
             None => self.shared.metrics.render(),
         }
+    }
+
+    fn pool_and_settings(&self) -> Option<(Arc<AcceptPool>, Arc<SharedSettings>)> {
+        let pool = self.shared.pool.upgrade()?;
+        Some((pool, self.shared.settings.upgrade()?))
     }
 
     /// Applies a new configuration as [`reload`](ServerHandle::reload) does, and calls `before_change` after the last check.
@@ -234,17 +261,43 @@ impl ServerHandle {
         config: Config,
         before_change: BeforeReloadCallback,
     ) -> Result<Config, ReloadError> {
+        let _reloading = sync::lock(&self.shared.reloading);
+        match self.try_reload(config, before_change) {
+            Ok((config, is_certificate_renewed)) => {
+                log_applied_reload(&self.shared.metrics, is_certificate_renewed);
+                Ok(config)
+            }
+            Err(error) => {
+                self.refuse_reload(&error.error_in_one_line());
+                Err(error)
+            }
+        }
+    }
+
+    /// Applies a new configuration. Returns the configuration in force, and whether the certificate and key were replaced.
+    fn try_reload(
+        &self,
+        config: Config,
+        before_change: BeforeReloadCallback,
+    ) -> Result<(Config, bool), ReloadError> {
+        let base = sync::lock(&self.shared.running)
+            .as_ref()
+            .map(ReloadBase::of);
+        let prepared = base.ok_or(ReloadError::Stopped)?.prepare(config)?;
+        before_change(&prepared.config).map_err(ReloadError::Log)?;
+        prepared.log_warnings();
         match &mut *sync::lock(&self.shared.running) {
-            Some(running) => running.reload(config, before_change).cloned(),
+            Some(running) => {
+                let is_certificate_renewed = running.apply(prepared);
+                Ok((running.config.clone(), is_certificate_renewed))
+            }
             None => Err(ReloadError::Stopped),
         }
     }
 
-    /// Logs and counts a new configuration that could not be read.
+    /// Logs and counts a new configuration that could not be read or applied.
     pub(crate) fn refuse_reload(&self, reason: &str) {
-        if let Some(running) = &*sync::lock(&self.shared.running) {
-            running.log_refused_reload(reason);
-        }
+        log_refused_reload(&self.shared.metrics, reason);
     }
 }
 

@@ -15,7 +15,8 @@ mod reader;
 pub mod redis;
 mod refusals;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
-pub(crate) mod row;
+mod row;
+mod save_each;
 mod save_error;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
@@ -29,6 +30,8 @@ pub use health::StoreHealth;
 pub use memory::MemoryStore;
 pub use queue::{SaveQueue, StoreOpener, WriterThreads};
 pub use reader::{ListedMail, ListedMailSize, StoreReadError, StoredMailReader};
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+pub use row::Row;
 pub use save_error::{SaveError, SaveErrorCause};
 pub use table::{INSERTED_COLUMNS, TableColumns, TableName, inserted_column_list};
 
@@ -129,10 +132,10 @@ pub trait SaveMail: Send {
     /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order. A mail without an outcome
     /// counts as not saved.
     ///
-    /// The default calls [`save_mail`](SaveMail::save_mail) for each. A store that can commit many mails at once overrides
-    /// this.
+    /// The default calls [`save_mail`](SaveMail::save_mail) for each; if that panics, the mails before are saved. A store that can
+    /// commit many mails at once overrides this.
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
-        batch.iter().map(|mail| self.save_mail(mail)).collect()
+        save_each::save_each(self, batch)
     }
 }
 

@@ -3,7 +3,9 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+
 use tempfile::TempDir;
+
 use testkit::auth_http::{ask, header};
 use testkit::{Server, test};
 

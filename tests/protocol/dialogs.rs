@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::{fs, thread};
 
-use testkit::test;
-
 use testkit::dialog::{Dialog, DialogServer};
+use testkit::test;
 
 #[test]
 fn server_replies_match_every_dialog_file() {

@@ -2,6 +2,7 @@
 //! arrives.
 
 use rusqlite::{Connection, params};
+
 use testkit::front::{documented_block, with};
 use testkit::load::{Load, assert_no_loss_or_duplicate, stored_markers as stored_in_sqlite};
 use testkit::steps::run_script;

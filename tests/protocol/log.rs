@@ -1,16 +1,18 @@
 //! The log consists of complete lines that a parser can read back, whatever clients send; failures of the log do not
 //! affect mail.
 
-use nix::sys::signal::{Signal, kill};
-use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
+
 use testkit::ports::free_address;
 use testkit::{Client, Server, binary, short_mail, test, value, wait_for, write_config};
 

@@ -1,8 +1,10 @@
 //! Memory is used only for content that is held, never for declared sizes, and all of it is released.
 
-use socket2::SockRef;
 use std::time::Duration;
+
+use socket2::SockRef;
 use tempfile::TempDir;
+
 use testkit::steps::cost_of_mail;
 use testkit::{Client, Server, incompressible, note, test, wait_for};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use goguerrilla::internals::connection::{self, ConnectionSettings};
 use goguerrilla::internals::mail::Mail;
 use goguerrilla::internals::net::accept_pool::{
-    AcceptPool, AcceptPoolSettings, Client, ConnectionHandler,
+    AcceptPool, AcceptPoolSettings, CLIENT_STACK_OCTETS, Client, ConnectionHandler,
 };
 use goguerrilla::internals::net::listener::Listener;
 use goguerrilla::internals::net::trusted_proxies::TrustedProxies;
@@ -155,6 +155,7 @@ fn open(serve: ConnectionHandler) -> (Arc<AcceptPool>, Arc<Listener>) {
         Box::new(|| Arc::new(pool_settings())),
         Arc::default(),
         serve,
+        CLIENT_STACK_OCTETS,
     );
     let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), false, false);
     let listener = Arc::new(listener.expect("a free port"));

@@ -1,11 +1,13 @@
 //! PID_FILE contains the process id of the running server. At shutdown a server removes the file only if it contains
 //! its own process id.
 
-use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
 use std::fs::{self};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use tempfile::TempDir;
+
 use testkit::{Server, test, wait_for};
 
 /// A change to the PID file of a running server.

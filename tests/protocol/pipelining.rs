@@ -1,6 +1,7 @@
 //! Pipelined commands are answered in one write (RFC 2920), and a client that never reads is closed.
 
 use std::io::Write;
+
 use testkit::{Server, TEST_TIMEOUT, connect_with_small_buffers, test};
 
 #[test]

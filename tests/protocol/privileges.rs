@@ -2,6 +2,7 @@
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+
 use testkit::{Server, run_in, test, write_config};
 
 #[test]

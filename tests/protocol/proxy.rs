@@ -1,11 +1,13 @@
 //! PROXY protocol headers, octet by octet: which client address the session gets, and which connections are closed
 //! without a reply.
 
-use nix::sys::signal::Signal;
-use socket2::{Domain, Socket, Type};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
+
 use testkit::steps::assert_newest_mail_came_from;
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};

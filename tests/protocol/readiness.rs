@@ -1,8 +1,10 @@
 //! `/readyz` returns 503 while the store cannot save mail, and an unreachable database is detected at once.
 
-use rusqlite::Connection;
 use std::net::Ipv4Addr;
 use std::time::Duration;
+
+use rusqlite::Connection;
+
 use testkit::status::get;
 use testkit::steps::deliver_from;
 use testkit::{Server, test};

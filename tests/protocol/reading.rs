@@ -1,7 +1,9 @@
 //! The commands `schema`, `list` and `show`.
 
 use std::process::Command;
+
 use tempfile::TempDir;
+
 use testkit::ended::{run, run_command};
 use testkit::load::content_of;
 use testkit::{Server, test, write_config};

@@ -1,8 +1,10 @@
 //! SIGHUP: the configuration is read again, all or nothing, while mail is received.
 
-use nix::sys::signal::Signal;
 use std::fs;
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
 use testkit::certificates::{KeyKind, Pair};
 use testkit::ports::free_port;
 use testkit::steps::reload;

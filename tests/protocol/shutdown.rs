@@ -1,16 +1,20 @@
 //! SIGTERM and SIGINT: idle clients are disconnected at once, messages in progress are finished, and no 250 is false.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use rusqlite::Connection;
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rusqlite::Connection;
 use tempfile::TempDir;
+
 use testkit::steps::wait_until_draining;
+use testkit::tls::TlsServer;
 use testkit::{Client, Server, binary, test, wait_for, write_config};
 
 #[test]
@@ -30,6 +34,48 @@ fn sigterm_sends_421_to_idle_clients_at_once() {
         assert!(server.wait().success());
         assert!(signalled_at.elapsed() < Duration::from_secs(2));
     }
+}
+
+#[test]
+fn client_in_a_tls_handshake_does_not_delay_the_shutdown() {
+    let mut tls = TlsServer::start(&[]);
+    let mut starts = tls.server.client();
+    starts.command("EHLO client.test", "250");
+    starts.command("STARTTLS", "220");
+    let silent = TcpStream::connect(tls.implicit_tls_address).expect("a listener");
+    let mut partial = TcpStream::connect(tls.implicit_tls_address).expect("a listener");
+    // The beginning of a TLS record.
+    partial.write_all(&[22, 3, 1]).expect("a connection");
+    // Each connection has a thread that serves it, and one thread per listener accepts.
+    wait_for("three connections", || {
+        (tls.server.threads_named("client") >= 3 + 2).then_some(())
+    });
+    let signalled_at = Instant::now();
+    tls.server.signal(Signal::SIGTERM);
+    assert!(tls.server.wait().success());
+    assert!(signalled_at.elapsed() < Duration::from_secs(10));
+    let log = tls.server.log();
+    assert_eq!(log.matches(" reason=shutdown ").count(), 3, "{log}");
+    drop((silent, partial));
+}
+
+#[test]
+fn log_is_reopened_while_the_server_waits_for_a_message() {
+    let mut server = Server::start(&[]);
+    let log = server.path("log");
+    let mut client = server.client();
+    client.begin_data("a@client.test", "u@ours.test");
+    server.signal(Signal::SIGTERM);
+    server.wait_for_log(" shutdown ");
+    fs::rename(&log, server.path("log.1")).expect("a log");
+    server.signal(Signal::SIGUSR1);
+    wait_for("the log to be reopened", || {
+        let text = fs::read_to_string(&log).ok()?;
+        text.contains(" log_reopened").then_some(())
+    });
+    client.send("Subject: last\r\n\r\n.\r\n");
+    client.expect("250 ");
+    assert!(server.wait().success());
 }
 
 #[test]

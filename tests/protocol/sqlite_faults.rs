@@ -1,10 +1,12 @@
 //! Faults of the SQLite store: of its disk, of its file, and through other programs that use the file.
 
-use rusqlite::Connection;
 use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
 use testkit::load::content_of;
 use testkit::steps::{deliver_together, send_mail, stored_subjects};
 use testkit::{Server, binary, test, wait_for, write_config};

@@ -1,11 +1,5 @@
 //! STARTTLS and implicit TLS: with third-party clients, hostile clients, and certificates that change.
 
-use nix::sys::signal::Signal;
-use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::version::TLS12;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use socket2::SockRef;
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -15,7 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::version::TLS12;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use socket2::SockRef;
 use tempfile::TempDir;
+
 use testkit::certificates::{KeyKind, Pair};
 use testkit::status::figures;
 use testkit::steps::wait_for_disconnects;

@@ -1,11 +1,13 @@
 //! The status endpoint: its metrics are true, its probes show the state of the server, and hostile HTTP clients do no harm.
 
-use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
+
 use testkit::ended::run;
 use testkit::status::{STATUS, address, figures, get, wait_for_metric};
 use testkit::{Client, Server, short_mail, test, wait_for, write_config};

@@ -2,6 +2,7 @@
 //! types and collations, NULL; and the output of `check`, `list` and `show` in each case.
 
 use std::time::Duration;
+
 use testkit::ended::{ProcessResult, run};
 use testkit::{Reply, Server, short_mail, test, without_trace};
 

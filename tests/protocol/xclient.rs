@@ -1,6 +1,7 @@
 //! XCLIENT: the given address appears in the row, in Received and in the log, and counts for the limit per address.
 
 use nix::sys::signal::Signal;
+
 use testkit::steps::newest_mail;
 use testkit::tls::{TlsClient, TlsServer};
 use testkit::{Client, Server, test, wait_for, write_config};

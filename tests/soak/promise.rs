@@ -1,8 +1,10 @@
 //! Long tests of the same kind as those of `protocol/promise.rs`.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use socket2::SockRef;
-use std::time::Duration;
+
 use testkit::kill_rounds::kill_and_check;
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
 use testkit::{Server, test};

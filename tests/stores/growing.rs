@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::Stdio;
+
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::front::{documented_block, with};
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of};

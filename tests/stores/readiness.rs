@@ -1,10 +1,12 @@
 //! `/readyz` returns 503 while the store cannot save mail, and an unreachable database is detected at once.
 
-use mysql::prelude::Queryable;
-use nix::sys::signal::Signal;
 use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
+
+use mysql::prelude::Queryable;
+use nix::sys::signal::Signal;
+
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::status::get;
 use testkit::steps::deliver_from;

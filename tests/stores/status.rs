@@ -1,6 +1,7 @@
 //! The status endpoint: its metrics are true, its probes show the state of the server, and hostile HTTP clients do no harm.
 
 use std::time::Duration;
+
 use testkit::mariadb::MariaDb;
 use testkit::redis::Redis;
 use testkit::status::{STATUS, figures, get, wait_for_metric};

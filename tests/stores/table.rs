@@ -1,8 +1,10 @@
 //! Tables in MariaDB and SQLite as administrators and other programs change them: used-up ids, narrow columns, other column
 //! types and collations, NULL; and the output of `check`, `list` and `show` in each case.
 
-use mysql::prelude::Queryable;
 use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+
 use testkit::ended::{ProcessResult, run};
 use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
 use testkit::ports::free_address;

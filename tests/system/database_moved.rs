@@ -2,6 +2,7 @@
 //! the file is back or the server is restarted. The server renames, deletes and creates no file.
 
 use std::time::Duration;
+
 use testkit::load::content_of;
 use testkit::steps::rename_files;
 use testkit::{Server, test, under_strace};

@@ -1,15 +1,17 @@
 //! The log consists of complete lines that a parser can read back, whatever clients send; failures of the log do not
 //! affect mail.
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
+
 use testkit::{Client, Server, binary, short_mail, test, value, wait_for, write_config};
 
 #[test]

@@ -18,6 +18,7 @@ mod privileges;
 mod proxy;
 mod reading;
 mod shutdown;
+mod smuggling;
 mod sqlite_faults;
 mod starttls;
 mod status;

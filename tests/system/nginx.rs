@@ -1,11 +1,13 @@
 //! Debian's nginx with the README's configuration: mail arrives unchanged with the client's address, and the server's
 //! error replies reach the client unchanged.
 
-use crate::clients::{mail, mail_with_final_empty_line};
-use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
+
+use crate::clients::{mail, mail_with_final_empty_line};
 use testkit::auth_http::auth_address;
 use testkit::certificates::{KeyKind, Pair};
 use testkit::front::{ProxyProcess, documented_block, with};

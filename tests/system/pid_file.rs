@@ -3,7 +3,9 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+
 use tempfile::TempDir;
+
 use testkit::{Server, test};
 
 #[test]

@@ -1,7 +1,9 @@
 //! Pipelined commands are answered in one write (RFC 2920), and a client that never reads is closed.
 
 use std::fs;
+
 use tempfile::TempDir;
+
 use testkit::{Server, binary, test, wait_for};
 
 #[test]

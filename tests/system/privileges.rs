@@ -1,10 +1,12 @@
 //! The privilege drop from root to GUID and SGID. These tests need root.
 
-use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
+
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
+
 use testkit::{Server, run_in, test, wait_for, write_config};
 
 const NOBODY: u32 = 65_534;

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::process::Stdio;
+
 use tempfile::TempDir;
+
 use testkit::ended::run;
 use testkit::{Server, test, write_config};
 

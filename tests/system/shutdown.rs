@@ -1,7 +1,9 @@
 //! SIGTERM and SIGINT: idle clients are disconnected at once, messages in progress are finished, and no 250 is false.
 
-use nix::sys::signal::Signal;
 use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
 use testkit::steps::wait_until_draining;
 use testkit::{Server, test, under_strace};
 

@@ -1,6 +1,7 @@
 //! Faults of the SQLite store: of its disk, of its file, and through other programs that use the file.
 
 use std::fs;
+
 use testkit::steps::{deliver_together, send_mail, stored_subjects};
 use testkit::{Server, note, test, under_strace};
 

@@ -1,13 +1,15 @@
 //! STARTTLS and implicit TLS: with third-party clients, hostile clients, and certificates that change.
 
-use crate::clients::{assert_stored, mail, mail_with_final_empty_line, python, run};
-use rustls::ProtocolVersion;
 use std::fs::{self};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+
+use rustls::ProtocolVersion;
 use tempfile::TempDir;
+
+use crate::clients::{assert_stored, mail, mail_with_final_empty_line, python, run};
 use testkit::certificates::{KeyKind, Pair};
 use testkit::steps::wait_for_disconnects;
 use testkit::test;

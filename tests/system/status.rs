@@ -1,9 +1,11 @@
 //! The status endpoint: its metrics are true, its probes show the state of the server, and hostile HTTP clients do no harm.
 
-use nix::sys::signal::Signal;
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+
 use testkit::status::{STATUS, address, figures, get, wait_for_metric};
 use testkit::tls::TlsServer;
 use testkit::{Server, short_mail, test};

@@ -218,3 +218,34 @@ fn time_that_no_date_can_show_becomes_the_last_one() {
     let trace = mail.trace_fields(&mail.recipients()[0]);
     assert!(trace.contains(" Dec 9999 "), "{trace}");
 }
+
+#[test]
+fn names_that_could_forge_trace_fields_are_errors() {
+    let builder = || Mail::builder().recipient("u@ours.test");
+    for name in ["mx\r\nBcc: x", "", "a b", "mx;"] {
+        let error = builder().host_name(name).build();
+        assert!(
+            matches!(error, Err(MailBuildError::InvalidHostName(_))),
+            "{name:?}"
+        );
+        let error = builder().primary_mail_host(name).build();
+        assert!(
+            matches!(error, Err(MailBuildError::InvalidHostName(_))),
+            "{name:?}"
+        );
+    }
+    for keyword in ["", "E\r\nX2: 1", "ESMTP S"] {
+        let error = builder().protocol(keyword).build();
+        assert!(
+            matches!(error, Err(MailBuildError::InvalidProtocol(_))),
+            "{keyword:?}"
+        );
+    }
+    assert!(
+        builder()
+            .host_name("[192.0.2.1]")
+            .protocol("LMTP")
+            .build()
+            .is_ok()
+    );
+}

@@ -182,14 +182,21 @@ impl QueueWriter {
                 self.save_batch(first, permit)
             }) {
                 let reason = format!("the writer panicked and reopens its store: {text}");
-                log::error!(reason = reason.as_str(); "batch_failed");
                 self.health.record_failed_batch_in_health(&reason);
-                // Dropping the broken store may panic too.
-                let _ = panics::catch_and_count_panic(&metrics, Component::Writer, || {
-                    self.store = None
+                // The logger of an embedding program may panic too, and so may dropping the broken store.
+                let _ = panics::catch_panic(|| {
+                    log::error!(reason = reason.as_str(); "batch_failed");
                 });
+                self.drop_broken_store();
             }
         }
+    }
+
+    /// Drops the store after a panic; the next batch opens it again. Dropping it may panic too.
+    fn drop_broken_store(&mut self) {
+        let metrics = Arc::clone(self.health.metrics());
+        let store = self.store.take();
+        let _ = panics::catch_and_count_panic(&metrics, Component::Writer, || drop(store));
     }
 
     fn wait_for_queued_mail(&self) -> Option<UnansweredMail> {
@@ -233,7 +240,12 @@ impl QueueWriter {
         self.health.metrics().batches.observe(mails.len() as u64);
         let outcomes = store.save_batch(&mails);
         drop(permit);
-        debug_assert_eq!(outcomes.len(), mails.len());
+        if outcomes.len() != mails.len() {
+            log::error!(mails = mails.len(), outcomes = outcomes.len(), note = "mails without an outcome count as not saved"; "batch_failed");
+        }
+        let has_panicked = outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Err(error) if error.is_store_panic()));
         if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
             let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
             count_store_error(self.health.metrics(), error);
@@ -243,6 +255,10 @@ impl QueueWriter {
         self.update_health_after_batch(&mails, &outcomes);
         for ((queued, mail), outcome) in queued_mails.into_iter().zip(mails).zip(outcomes) {
             queued.set_save_outcome(outcome, Some(mail));
+        }
+        if has_panicked {
+            self.health.metrics().panics.count(Component::Writer);
+            self.drop_broken_store();
         }
     }
 

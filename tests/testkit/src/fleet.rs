@@ -1,5 +1,14 @@
 //! A cluster of HAProxy, two receivers, three Galera nodes and three Redis Cluster nodes, whose members are killed under load.
 
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
 use crate::front::{ProxyProcess, documented_block, with};
 use crate::galera::Galera;
 use crate::galera_faults::{
@@ -12,13 +21,6 @@ use crate::rate::Rate;
 use crate::redis::RedisCluster;
 use crate::store::inflate;
 use crate::{Server, wait_for, wait_for_within, without_trace};
-use mysql::prelude::Queryable;
-use nix::sys::signal::Signal;
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// Number of concurrent sessions in the soak tests.
 const SESSIONS: usize = 50;

@@ -1,5 +1,11 @@
 //! Faults of Galera nodes under load, and what must hold for the mails of that load.
 
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+use nix::sys::signal::Signal;
+
 use crate::fault_proxy::{Fault, FaultProxy};
 use crate::galera::Galera;
 use crate::load::{Account, Load, content_of};
@@ -7,10 +13,6 @@ use crate::mariadb::with_hosts;
 use crate::{
     Server, release_or_debug, short_mail, stuffed, wait_for, wait_for_within, without_trace,
 };
-use mysql::prelude::Queryable;
-use nix::sys::signal::Signal;
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 /// How soon mail must be saved again after a node is lost. Galera itself blocks for five seconds first.
 pub const RECOVERY_LIMIT: Duration =

@@ -1,8 +1,5 @@
 //! Rounds of kill -9 of the server and of MariaDB under load.
 
-use crate::mariadb::MariaDb;
-use crate::redis::Redis;
-use crate::{short_mail, stuffed, wait_for, wait_for_within, without_trace};
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::io::{self, BufRead, BufReader, Write};
@@ -10,6 +7,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::mariadb::MariaDb;
+use crate::redis::Redis;
+use crate::{short_mail, stuffed, wait_for, wait_for_within, without_trace};
 
 /// The processes that are killed in a round.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -23,6 +23,7 @@ mod requirements;
 pub mod root;
 mod runner;
 mod server;
+pub mod smuggling;
 pub mod status;
 pub mod steps;
 pub mod store;

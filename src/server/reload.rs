@@ -1,0 +1,227 @@
+//! Changes while the server runs: a new configuration, a renewed certificate.
+//!
+//! Files are read and stores are opened while nothing is locked, so that a file system that does not respond delays neither the
+//! shutdown nor the reading of metrics.
+
+use std::sync::Arc;
+
+use super::error::ReloadError;
+use super::running::RunningServer;
+use super::settings::{log_certificate_warnings, log_config_warnings, tls_files};
+use super::store_factory::{ConfiguredOrCustomStore, RunningStore};
+use crate::config::Config;
+use crate::connection::{ConnectionSettings, SharedSettings};
+use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
+use crate::net::tls::{TlsCredentials, TlsFilesFingerprint};
+
+/// What a reload needs to know of the running server.
+pub struct ReloadBase {
+    config: Config,
+    stores: Arc<ConfiguredOrCustomStore>,
+    tls: Option<TlsCredentials>,
+    metrics: Arc<Metrics>,
+}
+
+/// A reload whose files were read and whose store was opened; applying it cannot fail.
+pub struct PreparedReload {
+    /// The configuration that will be in force: the new one, but with the running values of the keys that need a restart.
+    pub config: Config,
+    /// The keys whose new values are ignored.
+    ignored_keys: Vec<&'static str>,
+    /// Certificate and key; `None` if TLS is not offered any more.
+    pub tls: Option<TlsCredentials>,
+    /// The new store, if the configuration requires one.
+    pub store: Option<RunningStore>,
+}
+
+/// A last step that can fail, done after a new configuration was found to be valid and before the first change.
+pub type BeforeReloadCallback<'a> = &'a mut dyn FnMut(&Config) -> Result<(), String>;
+
+impl ReloadBase {
+    /// Returns the base for a reload of `running`.
+    pub fn of(running: &RunningServer) -> ReloadBase {
+        ReloadBase {
+            config: running.config.clone(),
+            stores: Arc::clone(&running.stores),
+            tls: running.settings.current().tls.clone(),
+            metrics: Arc::clone(running.pool.metrics()),
+        }
+    }
+
+    /// Loads the certificate and opens the store of a new configuration.
+    ///
+    /// # Errors
+    /// [`ReloadError`].
+    pub fn prepare(&self, mut new_config: Config) -> Result<PreparedReload, ReloadError> {
+        let ignored_keys = keep_restart_only_values(&mut new_config, &self.config);
+        let tls = reload_tls(&new_config, self.tls.as_ref(), &self.metrics)?;
+        let needs_store = self
+            .stores
+            .config_change_needs_new_store(&self.config, &new_config);
+        let start_store = || self.stores.start(&new_config, &self.metrics);
+        let store = needs_store.then(start_store).transpose();
+        Ok(PreparedReload {
+            store: store.map_err(ReloadError::Start)?,
+            config: new_config,
+            ignored_keys,
+            tls,
+        })
+    }
+}
+
+impl PreparedReload {
+    /// Logs the warnings about the new configuration, and each key whose new value is ignored.
+    pub fn log_warnings(&self) {
+        log_config_warnings(&self.config);
+        for key in &self.ignored_keys {
+            log::warn!(key = *key, fix = "restart the server"; "restart_required");
+        }
+    }
+}
+
+/// Logs and counts a configuration that was applied; `is_certificate_renewed` tells whether it came with another certificate.
+pub fn log_applied_reload(metrics: &Metrics, is_certificate_renewed: bool) {
+    if is_certificate_renewed {
+        count_certificate_reload(metrics, ReloadOutcome::Applied);
+        log::info!("certificate_renewed");
+    }
+    let reload = (ReloadTarget::Configuration, ReloadOutcome::Applied);
+    metrics.reloads.count(reload);
+    log::info!("reload");
+}
+
+/// Logs and counts a new configuration that was not applied.
+pub fn log_refused_reload(metrics: &Metrics, reason: &str) {
+    let reload = (ReloadTarget::Configuration, ReloadOutcome::Refused);
+    metrics.reloads.count(reload);
+    log::error!(reason = reason, kept = "the old configuration"; "reload_refused");
+}
+
+/// Reads the key and the certificate again if one of their files has changed. If the new pair is invalid, the old pair stays in
+/// use, and `refused` is set to the state of the files, so that they are not read again until they change.
+pub fn reload_certificate_if_changed(
+    settings: &Arc<SharedSettings>,
+    metrics: &Metrics,
+    refused: &mut Option<TlsFilesFingerprint>,
+) {
+    let Some(tls) = settings.current().tls.clone() else {
+        return;
+    };
+    let on_disk = tls.fingerprint_of_files_now();
+    if on_disk == tls.fingerprint_of_loaded_files() || Some(on_disk) == *refused {
+        return;
+    }
+    match TlsCredentials::load(tls.certificate_and_key_paths()) {
+        Ok(renewed) => {
+            count_certificate_reload(metrics, ReloadOutcome::Applied);
+            log::info!("certificate_renewed");
+            log_certificate_warnings(&renewed);
+            settings.change_snapshot(|current| {
+                // A reload may have set another pair meanwhile.
+                let is_current = current.tls.as_ref().is_some_and(|one| one.ptr_eq(&tls));
+                let renewed = is_current.then_some(renewed);
+                ConnectionSettings {
+                    tls: renewed.or_else(|| current.tls.clone()),
+                    ..current.clone()
+                }
+            });
+        }
+        Err(error) => {
+            *refused = Some(on_disk);
+            count_certificate_reload(metrics, ReloadOutcome::Refused);
+            log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
+        }
+    }
+}
+
+fn count_certificate_reload(metrics: &Metrics, outcome: ReloadOutcome) {
+    metrics.reloads.count((ReloadTarget::Certificate, outcome));
+}
+
+/// Copies the running values of the keys that need a restart into `new_config`. Returns the keys whose new values are
+/// ignored.
+fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'static str> {
+    fn keep_running_value<T: Clone + PartialEq>(new_config: &mut T, running: &T) -> bool {
+        let differs = new_config != running;
+        if differs {
+            new_config.clone_from(running);
+        }
+        differs
+    }
+    if new_config.store != running.store {
+        // The new table name is meant for the new store, which is not opened before a restart. The running store keeps its
+        // table.
+        new_config.mail_table.clone_from(&running.mail_table);
+    }
+    let restored = [
+        (
+            "GSTMP_LISTEN_INTERFACE",
+            keep_running_value(&mut new_config.listen_addresses, &running.listen_addresses),
+        ),
+        (
+            "GSMTPS_LISTEN_INTERFACE",
+            keep_running_value(
+                &mut new_config.tls_listen_addresses,
+                &running.tls_listen_addresses,
+            ),
+        ),
+        (
+            "NGINX_AUTH_ENABLED, NGINX_AUTH",
+            keep_running_value(
+                &mut new_config.nginx_auth_address,
+                &running.nginx_auth_address,
+            ),
+        ),
+        (
+            "GUID, SGID",
+            keep_running_value(&mut new_config.run_as, &running.run_as),
+        ),
+        (
+            "GM_STORE",
+            keep_running_value(&mut new_config.store, &running.store),
+        ),
+        (
+            "GM_SQLITE_FILE",
+            keep_running_value(&mut new_config.sqlite_file, &running.sqlite_file),
+        ),
+        (
+            "GM_STATUS_INTERFACE",
+            keep_running_value(&mut new_config.status_address, &running.status_address),
+        ),
+        (
+            "PID_FILE",
+            keep_running_value(&mut new_config.pid_file, &running.pid_file),
+        ),
+    ];
+    let differ = restored.into_iter().filter(|(_, differs)| *differs);
+    differ.map(|(key, _)| key).collect()
+}
+
+/// Loads the key and certificate of the new configuration. If the paths have not changed and permission is denied (for
+/// example because only root may read the key), the old pair stays in use.
+fn reload_tls(
+    new_config: &Config,
+    running: Option<&TlsCredentials>,
+    metrics: &Metrics,
+) -> Result<Option<TlsCredentials>, ReloadError> {
+    let Some(files) = tls_files(new_config) else {
+        return match new_config.tls_listen_addresses.first() {
+            None => Ok(None),
+            Some(address) => Err(ReloadError::NoCertificate { address: *address }),
+        };
+    };
+    match (TlsCredentials::load(&files), running) {
+        (Ok(tls), _) => {
+            log_certificate_warnings(&tls);
+            Ok(Some(tls))
+        }
+        (Err(error), Some(running))
+            if error.is_permission_denied() && *running.certificate_and_key_paths() == files =>
+        {
+            count_certificate_reload(metrics, ReloadOutcome::Refused);
+            log::error!(reason:% = error, kept = "the old key and certificate"; "certificate_refused");
+            Ok(Some(running.clone()))
+        }
+        (Err(error), _) => Err(ReloadError::Start(error.into())),
+    }
+}
