@@ -17,7 +17,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
     CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build test check certs bench soak fuzz tools man install uninstall
+.PHONY: run build test check audit certs bench soak fuzz tools man install uninstall
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
 # goguerrilla.conf from the sample and a certificate in certs/.
@@ -62,6 +62,11 @@ test: tools
 	    cargo test --locked --no-default-features --features "$$features" --lib --test features --test embedding; \
 	done
 	cargo test --locked --no-fail-fast
+
+# Checks licenses, sources and duplicate versions of all dependencies with cargo-deny, without network access. With
+# ADVISORY_DB=FOLDER, a clone of RustSec's advisory-db, also checks for advisories and unmaintained crates.
+audit:
+	@ADVISORY_DB='$(ADVISORY_DB)' ./tests/audit
 
 # Compares the server with Postfix's smtp-sink and with openssl's s_server in alternating runs, then measures how cost
 # grows with sessions, rows and receivers, and compression with libdeflate alone. Prints tables; takes about twelve minutes.

@@ -57,6 +57,7 @@ mod reload;
 mod shutdown;
 mod slot_exhaustion;
 mod smoke;
+mod smuggling;
 mod sqlite_faults;
 mod starttls;
 mod status;

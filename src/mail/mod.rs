@@ -89,7 +89,7 @@ impl Mail {
         if envelope.recipients.is_empty() {
             return Err(io::Error::other("expected a recipient, but found none"));
         }
-        let ids = MailId::new_random_mail_ids(envelope.recipients.len())?;
+        let ids = MailId::new_mail_ids(envelope.recipients.len(), origin.received_at)?;
         let recipients = ids
             .into_iter()
             .zip(&envelope.recipients)

@@ -122,7 +122,7 @@ pub fn begins_with_bdat(line: &[u8]) -> bool {
 }
 
 /// Parses the argument of HELO or EHLO. RFC 5321 requires a domain or an address literal, but some clients send other
-/// text. Up to [`MAX_HELO_OCTETS`] octets without control characters are accepted.
+/// text. Up to `MAX_HELO_OCTETS` octets without control characters are accepted.
 pub fn parse_helo_name(argument: &[u8]) -> Result<&str, CommandError> {
     let name = parse_utf8_without_controls(argument)?;
     match name.len() {

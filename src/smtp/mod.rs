@@ -26,7 +26,11 @@ mod xclient;
 
 pub use address::{is_helo_name, parse_mail_address, parse_rcpt_address};
 pub use allowed_hosts::{AcceptedDomains, InvalidAllowedHostsItem};
+pub use command::{
+    CommandError, MailCommand, Verb, parse_helo_name, parse_rcpt, split_verb_and_argument,
+};
 pub use content::{ContentLimitError, MemoryBudget, MemoryReservation, MessageOctets};
+pub use data::{ContentSink, DataReadProgress, DataReader};
 pub use input::{COMMAND_READ_SIZE, CONTENT_READ_SIZE, InputBuffer};
 pub use path::{ForwardPath, MailPathError, ReversePath};
 pub use policy::{RecipientColumnLimits, SessionSettings};

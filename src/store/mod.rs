@@ -15,7 +15,7 @@ mod reader;
 pub mod redis;
 mod refusals;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
-pub(crate) mod row;
+mod row;
 mod save_each;
 mod save_error;
 #[cfg(feature = "sqlite")]
@@ -30,6 +30,8 @@ pub use health::StoreHealth;
 pub use memory::MemoryStore;
 pub use queue::{SaveQueue, StoreOpener, WriterThreads};
 pub use reader::{ListedMail, ListedMailSize, StoreReadError, StoredMailReader};
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+pub use row::Row;
 pub use save_error::{SaveError, SaveErrorCause};
 pub use table::{INSERTED_COLUMNS, TableColumns, TableName, inserted_column_list};
 

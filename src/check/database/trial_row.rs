@@ -202,8 +202,7 @@ const CONTENT: &[u8] = "From: Pr\u{fc}fung <check@example.com>\r\n\
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::TableColumns;
-    use crate::store::row::Row;
+    use crate::store::{Row, TableColumns};
 
     #[test]
     fn trial_row_has_a_value_for_every_column() {

@@ -10,8 +10,7 @@ use mysql::{Statement, Value};
 use super::connection::MySqlConnection;
 use crate::mail::{CompressAllocError, Mail, Recipient};
 use crate::store::redis::BodiesInRedis;
-use crate::store::row::Row;
-use crate::store::{TableColumns, TableName, inserted_column_list};
+use crate::store::{Row, TableColumns, TableName, inserted_column_list};
 
 /// Inserts one row for each recipient of `mails` whose `hash` is not in `stored`. Bodies that `bodies_in` places in Redis are
 /// not inserted.

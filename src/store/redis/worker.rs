@@ -66,7 +66,7 @@ mod tests {
             _ => panic!("on purpose"),
         })
         .unwrap();
-        let hash = crate::mail::MailId::new_random_mail_ids(1).unwrap()[0];
+        let hash = crate::mail::MailId::new_mail_ids(1, std::time::SystemTime::now()).unwrap()[0];
         let full: BatchBodies = vec![(hash, Arc::default())];
         for (number, bodies, is_stored) in [
             (1, full.clone(), false),

@@ -319,7 +319,7 @@ mod tests {
             cluster
                 .shared
                 .replace_slot_table(RedisSlotTable(vec![(0, 16_383, node)]));
-            let hash = MailId::new_random_mail_ids(1).unwrap()[0];
+            let hash = MailId::new_mail_ids(1, std::time::SystemTime::now()).unwrap()[0];
             bodies.store_bodies(vec![(hash, Arc::default())]);
         }
         assert_eq!(lock(&cluster.shared.nodes).len(), 1);
