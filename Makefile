@@ -77,9 +77,10 @@ audit:
 	@ADVISORY_DB='$(ADVISORY_DB)' ./tests/audit
 
 # Compares the server with Postfix's smtp-sink and with openssl's s_server in alternating runs, then measures how cost
-# grows with sessions, rows and receivers. Prints tables; takes about twelve minutes.
+# grows with sessions, rows and receivers, and compression with libdeflate alone. Prints tables; takes about twelve minutes.
 bench: tools
 	cargo bench --locked --bench throughput
+	cargo bench --locked --bench compression
 
 # Runs the long tests in a release build, for about twenty minutes: at least 100 rounds of kill -9 and 100,000
 # acknowledged mails, of which none may be lost; then a cluster whose nodes and receivers are killed and whose rate must
