@@ -30,6 +30,8 @@ const SHORT: usize = 2_000;
 const LONG: usize = 100_000;
 /// Lines of base64 in a mail of 100 KB.
 const LONG_ATTACHMENT_LINES: usize = LONG / 78;
+/// Lines of quoted-printable in a mail of 100 KB.
+const LONG_ESCAPED_LINES: usize = LONG / 75;
 
 /// Returns a mail to one recipient.
 fn mail(content: impl Into<Vec<u8>>) -> Mail {
@@ -186,8 +188,9 @@ mod mime_summary {
 
     use super::*;
     use crate::sample_mails::{
-        CorpusMail, OCTETS_OF_BASE64_LINE, html_newsletter, mail_of_empty_attachments,
-        mail_with_attachment, text_mail,
+        CorpusMail, OCTETS_OF_BASE64_LINE, OCTETS_OF_ESCAPED_LINE, html_newsletter,
+        mail_of_empty_attachments, mail_with_attachment,
+        nested_multiparts_with_lines_like_delimiters, quoted_printable_attachment, text_mail,
     };
 
     /// Mails of `tests/corpus` that are malformed, deeply nested or long.
@@ -229,6 +232,21 @@ mod mime_summary {
     fn empty_attachments_1_mb(bencher: Bencher) {
         let summary = measure(bencher, mail_of_empty_attachments().as_bytes());
         assert_eq!(summary.attachments.len(), 4_096);
+    }
+
+    #[divan::bench]
+    fn quoted_printable_attachment_100_kb(bencher: Bencher) {
+        let content = quoted_printable_attachment(LONG_ESCAPED_LINES);
+        let summary = measure(bencher, content.as_bytes());
+        let decoded = LONG_ESCAPED_LINES * OCTETS_OF_ESCAPED_LINE;
+        assert_eq!(summary.attachments[0].octets, decoded);
+    }
+
+    #[divan::bench]
+    fn lines_like_delimiters_in_10_levels_1_mb(bencher: Bencher) {
+        let content = nested_multiparts_with_lines_like_delimiters();
+        let summary = measure(bencher, content.as_bytes());
+        assert!(summary.attachments.is_empty());
     }
 
     #[divan::bench(args = HOSTILE)]

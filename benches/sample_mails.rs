@@ -73,6 +73,24 @@ pub fn mail_of_empty_attachments() -> String {
     format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{parts}")
 }
 
+/// Returns a mail that is one attachment in quoted-printable: `lines` lines of Cyrillic text, joined by soft line breaks, with
+/// [`OCTETS_OF_ESCAPED_LINE`] decoded octets each.
+pub fn quoted_printable_attachment(lines: usize) -> String {
+    let line = format!("{}=\r\n", "=D0=9F".repeat(OCTETS_OF_ESCAPED_LINE / 2));
+    format!(
+        "Content-Type: text/csv; name=a.csv\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n{}",
+        line.repeat(lines)
+    )
+}
+
+/// Returns ten multiparts, each in the one before it, around 1 MB of lines that begin like a delimiter line of the first.
+pub fn nested_multiparts_with_lines_like_delimiters() -> String {
+    let levels: String = (0..10)
+        .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n"))
+        .collect();
+    levels + "\r\n" + &"--b0x\n".repeat(1_000_000 / 6)
+}
+
 /// Returns `content` as a client sends it after DATA: with dot-stuffing and the final dot.
 pub fn stuff_dots(content: &str) -> String {
     let lines = content.split_inclusive("\r\n");
@@ -137,6 +155,8 @@ impl Random {
 
 /// Number of octets that a line of 76 characters of base64 encodes.
 pub const OCTETS_OF_BASE64_LINE: usize = 57;
+/// Number of octets that a line of escapes in quoted-printable encodes.
+pub const OCTETS_OF_ESCAPED_LINE: usize = 24;
 
 const BASE64_ALPHABET: &[u8; 64] =
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

@@ -14,9 +14,8 @@ pub fn find(name: &[u8]) -> Option<Charset> {
         return None;
     }
     let alphanumeric = name.iter().filter(|octet| octet.is_ascii_alphanumeric());
-    let key: String = alphanumeric
-        .map(|octet| char::from(octet.to_ascii_lowercase()))
-        .collect();
+    let mut key = String::with_capacity(name.len());
+    key.extend(alphanumeric.map(|octet| char::from(octet.to_ascii_lowercase())));
     find_charset_by_key(name, &key).or_else(|| {
         // Any name may have the prefix `x-` or IANA's `cs`.
         let (_, name) = name.split_at_checked(2)?;

@@ -1,5 +1,7 @@
 //! The Content-Type field (RFC 2045 §5), parsed leniently: many senders write it with wrong syntax.
 
+use std::borrow::Cow;
+
 use super::charset::Charset;
 use super::parameter_value::MimeParameterValue;
 use super::parameters::{self, ParameterizedField};
@@ -83,7 +85,8 @@ fn parse_media_type(value: &[u8]) -> Option<String> {
     if top_level.is_empty() || subtype.is_empty() || !is_end {
         return None;
     }
-    let text = [top_level, b"/", subtype].concat().to_ascii_lowercase();
+    let mut text = [top_level, b"/", subtype].concat();
+    text.make_ascii_lowercase();
     String::from_utf8(text).ok()
 }
 
@@ -105,7 +108,10 @@ fn split_mime_token(input: &[u8]) -> (&[u8], &[u8]) {
 fn trimmed_charset_name(value: &MimeParameterValue) -> Option<String> {
     let text = value.decode(None);
     let text = text.split(';').next().unwrap_or_default();
-    let text = text.replace("%22", "\"").replace("%27", "\"");
+    let text = match text.contains('%') {
+        true => Cow::Owned(text.replace("%22", "\"").replace("%27", "\"")),
+        false => Cow::Borrowed(text),
+    };
     let is_separator = |c: char| c.is_whitespace() || "\"'=<>,:".contains(c);
     let text = text.trim_matches(is_separator);
     (!text.is_empty()).then(|| text.to_owned())
@@ -113,7 +119,8 @@ fn trimmed_charset_name(value: &MimeParameterValue) -> Option<String> {
 
 /// Returns the boundary without trailing white space, because a boundary cannot end in white space (RFC 2046 §5.1.1).
 fn boundary_octets(value: MimeParameterValue) -> Option<Vec<u8>> {
-    let boundary = value.octets.trim_ascii_end().to_vec();
+    let mut boundary = value.octets;
+    boundary.truncate(boundary.trim_ascii_end().len());
     (!boundary.is_empty()).then_some(boundary)
 }
 

@@ -4,7 +4,7 @@
 use mail_parser::decoders::base64::base64_decode;
 
 use super::charset::Charset;
-use super::raw_text;
+use super::{header, raw_text};
 
 /// Decodes the raw value of a header field to one line of text.
 ///
@@ -13,13 +13,9 @@ use super::raw_text;
 /// [`raw_text`] decodes other text; `named` is the charset that the message names. Control characters
 /// except TAB become spaces.
 pub fn decode(value: &[u8], named: Option<Charset>) -> String {
-    let unfolded: Vec<u8> = value
-        .iter()
-        .copied()
-        .filter(|octet| !matches!(octet, b'\r' | b'\n'))
-        .collect();
+    let line = header::unfold(value);
     replace_control_chars(decode_encoded_words_in_line(
-        trim_white_space_and_nul(&unfolded),
+        trim_white_space_and_nul(&line),
         named,
     ))
 }
@@ -75,8 +71,11 @@ fn decode_encoded_words_in_line(line: &[u8], named: Option<Charset>) -> String {
         gap_start = at;
     }
     decode_adjacent_encoded_words(&mut run, &mut text);
-    text.push_str(&raw_text::decode(&line[gap_start..], named));
-    text
+    let rest = raw_text::decode(&line[gap_start..], named);
+    if text.is_empty() {
+        return rest;
+    }
+    text + &rest
 }
 
 fn decode_adjacent_encoded_words(run: &mut Option<(Charset, Vec<Vec<u8>>)>, text: &mut String) {

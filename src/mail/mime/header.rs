@@ -3,6 +3,8 @@
 //!
 //! Lines may end in CR LF or, as some senders write them, in LF alone.
 
+use std::borrow::Cow;
+
 use memchr::memchr;
 
 /// The raw values of the header fields that a summary needs. If a field occurs several times, the first one counts.
@@ -53,6 +55,19 @@ pub fn split_entity_into_fields_and_body(entity: &[u8]) -> (RawSubjectAndMimeFie
         rest = tail;
     }
     (fields, rest)
+}
+
+/// Returns the value of a field without CR and LF, so that a folded value becomes one line. Copies only a folded value.
+pub fn unfold(value: &[u8]) -> Cow<'_, [u8]> {
+    let is_kept = |octet: &u8| !matches!(octet, b'\r' | b'\n');
+    let end = value.iter().rposition(is_kept).map_or(0, |at| at + 1);
+    let value = value.get(..end).unwrap_or(value);
+    if memchr::memchr2(b'\r', b'\n', value).is_none() {
+        return Cow::Borrowed(value);
+    }
+    let mut line = Vec::with_capacity(value.len());
+    line.extend(value.iter().copied().filter(is_kept));
+    Cow::Owned(line)
 }
 
 /// Truncates a value to at most [`MAX_FIELD_OCTETS`], between UTF-8 characters, so that valid UTF-8 stays valid.

@@ -43,7 +43,6 @@ impl MimeParameterValue {
 impl MimeParameter {
     /// Creates a parameter. `name` may contain asterisks and a section number; returns `None` if these violate RFC 2231.
     pub fn from_name(name: &[u8], octets: Vec<u8>) -> Option<MimeParameter> {
-        let name = name.to_ascii_lowercase();
         let mut parts = name.split(|octet| *octet == b'*');
         let (base, second, third) = (parts.next()?, parts.next(), parts.next());
         let (section, is_extended) = match (second, third) {
@@ -56,7 +55,7 @@ impl MimeParameter {
             _ => return None,
         };
         Some(MimeParameter {
-            name: base.to_vec(),
+            name: base.to_ascii_lowercase(),
             section,
             is_extended,
             octets,
@@ -66,18 +65,21 @@ impl MimeParameter {
 
 /// Selects the value of a parameter from all `parameters` of its name, in this order of precedence: `name*`, `name*0…`,
 /// `name`. Empty values are skipped; returns `None` if no value remains.
-pub fn preferred_parameter_value(parameters: &[&MimeParameter]) -> Option<MimeParameterValue> {
+pub fn preferred_parameter_value<'a>(
+    parameters: impl Iterator<Item = &'a MimeParameter> + Clone,
+) -> Option<MimeParameterValue> {
     let single = |is_extended: bool| {
-        let wanted = move |parameter: &&&MimeParameter| {
+        let wanted = move |parameter: &&MimeParameter| {
             parameter.section.is_none() && parameter.is_extended == is_extended
         };
-        parameters.iter().filter(wanted).find_map(|parameter| {
-            let value = join_continuation_sections(&[*parameter]);
+        parameters.clone().filter(wanted).find_map(|parameter| {
+            let value = join_continuation_sections(&[parameter]);
             (!value.octets.is_empty()).then_some(value)
         })
     };
     let in_sections = || {
-        let value = join_continuation_sections(&ordered_continuation_sections(parameters));
+        let sections = ordered_continuation_sections(parameters.clone());
+        let value = join_continuation_sections(&sections);
         (!value.octets.is_empty()).then_some(value)
     };
     single(true).or_else(in_sections).or_else(|| single(false))
@@ -85,8 +87,10 @@ pub fn preferred_parameter_value(parameters: &[&MimeParameter]) -> Option<MimePa
 
 /// Returns the continuation sections in order, up to the first missing number. The first number is 0, or 1 if the sender
 /// counts from 1.
-fn ordered_continuation_sections<'a>(parameters: &[&'a MimeParameter]) -> Vec<&'a MimeParameter> {
-    let numbered = parameters.iter().filter_map(|p| Some((p.section?, *p)));
+fn ordered_continuation_sections<'a>(
+    parameters: impl Iterator<Item = &'a MimeParameter>,
+) -> Vec<&'a MimeParameter> {
+    let numbered = parameters.filter_map(|p| Some((p.section?, p)));
     let mut sections: Vec<(u32, &MimeParameter)> = numbered.collect();
     sections.sort_by_key(|(number, _)| *number);
     sections.dedup_by_key(|(number, _)| *number);

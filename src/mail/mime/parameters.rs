@@ -3,7 +3,7 @@
 //! The parser accepts frequent errors of senders: missing quotes, missing semicolons, unescaped backslashes.
 
 use super::parameter_value::{self, MimeParameter, MimeParameterValue};
-use super::quoted_string;
+use super::{header, quoted_string};
 
 /// A header field with parameters.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -16,11 +16,7 @@ pub struct ParameterizedField {
 impl ParameterizedField {
     /// Parses the raw value of a field; the value may be folded.
     pub fn parse(field: &[u8]) -> ParameterizedField {
-        let line: Vec<u8> = field
-            .iter()
-            .copied()
-            .filter(|octet| !matches!(octet, b'\r' | b'\n'))
-            .collect();
+        let line = header::unfold(field);
         let (value, mut rest) =
             split_before_next_parameter(skip_separators_and_comments(&line), true);
         let mut parameters = Vec::new();
@@ -39,7 +35,7 @@ impl ParameterizedField {
     pub fn mime_parameter_value(&self, name: &str) -> Option<MimeParameterValue> {
         let parameters = self.parameters.iter();
         let parameters = parameters.filter(|parameter| parameter.name == name.as_bytes());
-        parameter_value::preferred_parameter_value(&parameters.collect::<Vec<_>>())
+        parameter_value::preferred_parameter_value(parameters)
     }
 
     /// Returns the file name in `parameter`; `None` if the parameter is missing or its decoded text is empty.
@@ -112,9 +108,13 @@ fn starts_with_known_mime_parameter(input: &[u8]) -> bool {
         return false;
     };
     let name = name.split(|octet| *octet == b'*').next();
-    let name = name.unwrap_or_default().to_ascii_lowercase();
-    let is_known = KNOWN_NAMES.contains(&name.as_slice()) || name.starts_with(b"x-");
-    is_known && tail.trim_ascii_start().starts_with(b"=")
+    let name = name.unwrap_or_default();
+    if !tail.trim_ascii_start().starts_with(b"=") {
+        return false;
+    }
+    let mut known_names = KNOWN_NAMES.iter();
+    known_names.any(|known| name.eq_ignore_ascii_case(known))
+        || matches!(name, [b'x' | b'X', b'-', ..])
 }
 
 /// Parameter names that are recognized even if the semicolon before them is missing: those of RFC 2045, 2046, 2183, 2231,

@@ -11,7 +11,7 @@ pub fn read_quoted(input: &[u8], path_may_end: bool) -> (Vec<u8>, Option<&[u8]>)
         let tail = tail.trim_ascii_start();
         tail.is_empty() || tail.starts_with(b";")
     };
-    let mut octets = Vec::new();
+    let mut octets = Vec::with_capacity(memchr::memchr(b'"', input).unwrap_or(input.len()));
     let mut rest = input;
     while let [first, tail @ ..] = rest {
         let octet;

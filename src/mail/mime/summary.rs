@@ -248,6 +248,19 @@ mod tests {
             "-".repeat(500_000),
             "\r\n----".repeat(80_000)
         );
+        let multipart = |boundary: &str, line: &str| {
+            let lines = line.repeat(1_000_000 / line.len());
+            format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\r\n\r\n{lines}")
+        };
+        let encoded = |encoding: &str, text: &str| {
+            let text = text.repeat(1_000_000 / text.len());
+            format!("Content-Type: a/b\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n{text}")
+        };
+        let boundary = "b".repeat(70);
+        let prefix_lines = format!("--{}\r\n", &boundary[1..]);
+        let nested_boundaries: String = (0..MAX_DEPTH)
+            .map(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n"))
+            .collect();
         let shifts = format!("Subject: {}\r\n\r\n", "\u{1b}$B\u{e}~{".repeat(100_000));
         let contents = [
             levels,
@@ -267,6 +280,19 @@ mod tests {
             names("(\\"),
             hyphens,
             shifts,
+            multipart(&boundary, &prefix_lines),
+            multipart("b", "--b"),
+            multipart("b", "--bx\r\n"),
+            multipart("b", "--b--x\n"),
+            multipart("-", "-"),
+            multipart("-", "\r"),
+            nested_boundaries.clone() + &"--b0x\n".repeat(160_000),
+            nested_boundaries + &"--\n".repeat(330_000),
+            encoded("base64", "\r"),
+            encoded("base64", "-"),
+            encoded("quoted-printable", "="),
+            encoded("quoted-printable", "=\r"),
+            encoded("quoted-printable", "=\n"),
         ];
         for content in contents {
             let started = Instant::now();
