@@ -84,7 +84,7 @@ fn sqlite_file_moved_under_load_keeps_all_acknowledged_mail() {
     assert_eq!(subjects(&server.path(FILE)), ["new"]);
     assert_no_loss_or_duplicate(
         &account,
-        &stored_markers(&server.path("moved-goguerrilla.db")),
+        &markers_of_load(&server.path("moved-goguerrilla.db")),
     );
 }
 

@@ -15,7 +15,7 @@ use goguerrilla::internals::store::{
     SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, WriterThreads,
 };
 
-use testkit::{note, test};
+use testkit::{note, test, wait_for};
 
 /// The outcome of a batch, given its subjects.
 type SaveBehavior = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
@@ -417,8 +417,8 @@ fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
     let (saver, writers) = WriterThreads::start(1, true, health.clone(), open).expect("a thread");
     let error = save(&saver, "one").expect_err("no store");
     assert_eq!(error.to_string(), "db error");
-    let reason = health.store_unready_reason();
-    assert_eq!(reason.as_deref(), Some("db error: no route"));
+    let reason = wait_for("the writer to report it", || health.store_unready_reason());
+    assert_eq!(reason, "db error: no route");
     writers.drain_and_join();
 }
 
