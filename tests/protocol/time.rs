@@ -118,6 +118,8 @@ fn server_continues_after_sigstop_and_sigcont() {
     let mut idle = server.client();
     let mut in_data = server.client();
     say(&mut in_data, IN_DATA);
+    // A thread that is stopped just after it sent a reply would find the time limit of that write passed.
+    server.wait_until_idle();
     server.signal(Signal::SIGSTOP);
     thread::sleep(Duration::from_secs(3));
     server.signal(Signal::SIGCONT);

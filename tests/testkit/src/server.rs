@@ -223,6 +223,21 @@ impl Server {
         self.count_in_proc("task")
     }
 
+    /// Waits until every thread of the server sleeps, for example in `recv` after a reply was sent.
+    pub fn wait_until_idle(&self) {
+        wait_for("every thread to sleep", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+            threads
+                .flatten()
+                .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
+                .all(|stat| {
+                    stat.rsplit_once(") ")
+                        .is_some_and(|(_, rest)| rest.starts_with('S'))
+                })
+                .then_some(())
+        });
+    }
+
     /// Returns the number of threads whose name begins with `beginning`.
     pub fn threads_named(&self, beginning: &str) -> usize {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the server runs");
