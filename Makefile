@@ -17,7 +17,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
     CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build test compat check audit certs bench soak fuzz tools man install uninstall
+.PHONY: run build quick test test-deps compat check audit certs bench soak fuzz tools man install uninstall
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
 # goguerrilla.conf from the sample and a certificate in certs/.
@@ -42,8 +42,8 @@ build:
 # Checks formatting, lints and documentation without warnings, also without the Cargo features of the stores, and that the
 # fuzz targets (they are not linked) and the example for PostgreSQL still compile and the package builds.
 check:
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 	set -e; for features in '' sqlite mysql; do \
 	    cargo clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings; \
 	done
@@ -55,18 +55,26 @@ check:
 	    --target-dir "$${CARGO_TARGET_DIR:-target}" -- -D warnings
 	cargo package --locked --allow-dirty --quiet
 
-# Runs every test against real clients and servers, after installing those that are missing. First runs the tests of the
-# program without some stores; the last build is the complete program.
+# Checks a change in under a minute after a build: formatting, lints, and the tests that need no other program and no root.
+# These tests wait for most of their time, so eight of them run at once.
+quick:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --test protocol -- --test-threads=8
+
+# Runs every test but those of `make soak` against real clients and servers. First installs those that are missing, if it
+# runs as root on Debian, and otherwise prints their packages: then the tests that need them are ignored. First runs the
+# tests of the program without some stores; the last build is the complete program.
 test: tools
 	set -e; for features in '' sqlite mysql; do \
 	    cargo test --locked --no-default-features --features "$$features" --lib --test features --test embedding; \
 	done
-	cargo test --locked --no-fail-fast
+	cargo test --locked --workspace --no-fail-fast
 
 # Runs the tests of the stores against MySQL, MariaDB, Redis and Valkey of Debian sid, over TCP and Unix sockets, and prints
 # a table. Needs root and debootstrap; takes about twenty minutes, and 2.5 GB below target/compat.
 compat:
-	@./tests/compat
+	@./tests/compat/run
 
 # Checks licenses, sources and duplicate versions of all dependencies with cargo-deny, without network access. With
 # ADVISORY_DB=FOLDER, a clone of RustSec's advisory-db, also checks for advisories and unmaintained crates.
@@ -74,22 +82,27 @@ audit:
 	@ADVISORY_DB='$(ADVISORY_DB)' ./tests/audit
 
 # Compares the server with Postfix's smtp-sink and with openssl's s_server in alternating runs, then measures how cost
-# grows with sessions, rows and receivers. Prints tables; takes about twelve minutes.
+# grows with sessions, rows and receivers, and compression with libdeflate alone. Prints tables; takes about twelve minutes.
 bench: tools
 	cargo bench --locked --bench throughput
+	cargo bench --locked --bench compression
 
 # Runs the long tests in a release build, for about twenty minutes: at least 100 rounds of kill -9 and 100,000
 # acknowledged mails, of which none may be lost; then a cluster whose nodes and receivers are killed and whose rate must
 # recover within ten seconds. Then, for some minutes, fails each system call of a kind once, from the first to the last.
 soak: tools
-	cargo test --release --locked --test all -- --ignored --nocapture --test-threads=1 soak_of_
-	GOGUERRILLA_ROUNDS=1000 cargo test --release --locked --test all -- --nocapture --test-threads=1 anomalies::
+	cargo test --release --locked --test soak -- --nocapture --test-threads=1
+	GOGUERRILLA_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::
 
 # Runs each fuzz target for a minute, or for SECONDS; needs nightly and cargo-fuzz. `fuzz/run 60 TARGET` runs one.
 fuzz:
 	@./fuzz/run $(SECONDS)
 
-# Installs the programs that tests and benchmarks use.
+# Installs the Debian packages of the programs that tests and benchmarks use, with sudo unless it runs as root.
+test-deps:
+	@./tests/install-tools --sudo
+
+# As test-deps, but installs only as root on Debian, and otherwise prints what is missing.
 tools:
 	@./tests/install-tools
 

@@ -19,7 +19,7 @@ use crate::load::{Message, SENDER, USER, expect};
 use crate::median;
 use crate::peer::{Server, free_address, goguerrilla};
 use crate::program::program;
-use crate::support::certificates::{KeyKind, Pair};
+use testkit::certificates::{KeyKind, Pair};
 
 /// The filter that selects this part alone.
 pub const NAME: &str = "handshakes";

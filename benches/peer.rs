@@ -71,7 +71,7 @@ pub fn goguerrilla<S: AsRef<str>>(
         config[key] = value.as_ref().into();
     }
     fs::write(folder.join("goguerrilla.conf"), config.to_string()).expect("a file is written");
-    let mut command = program(env!("CARGO_BIN_EXE_goguerrilla"));
+    let mut command = program(testkit::binary());
     command.arg("-config=goguerrilla.conf");
     command
 }

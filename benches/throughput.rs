@@ -14,9 +14,6 @@ mod handshakes;
 mod load;
 mod peer;
 mod program;
-#[path = "../tests/support/mod.rs"]
-#[expect(dead_code, reason = "the tests need more of it")]
-mod support;
 mod table;
 
 use std::time::{Duration, Instant};
@@ -87,6 +84,7 @@ struct Medians {
 }
 
 fn main() {
+    testkit::set_build(testkit::build!());
     // cargo passes --bench as well.
     let filter = std::env::args().skip(1).find(|text| !text.starts_with('-'));
     let filter = filter.unwrap_or_default();

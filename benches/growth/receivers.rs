@@ -13,8 +13,8 @@ use super::quota::Quota;
 use crate::load::{Load, Message};
 use crate::median;
 use crate::peer::{Server, TICKS_PER_SECOND, cpu_seconds_of, goguerrilla};
-use crate::support::galera::Galera;
-use crate::support::mariadb::with_hosts;
+use testkit::galera::Galera;
+use testkit::mariadb::with_hosts;
 
 /// Returns one table.
 pub fn measure() -> String {

@@ -16,7 +16,7 @@ use crate::databases::{self, execute};
 use crate::load::{Load, OwnClient};
 use crate::median;
 use crate::peer::{Server, cpu_seconds_of, goguerrilla};
-use crate::support::front::documented_block;
+use testkit::front::documented_block;
 
 /// Returns one table, and the size of the rows.
 pub fn measure() -> String {

@@ -12,7 +12,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 pub use builder::{MailBuildError, MailBuilder};
-pub use compress::{CompressAllocError, Deflated, InflateError, inflate};
+pub use compress::{
+    CompressAllocError, Deflated, InflateError, Run, inflate, zlib_stream, zlib_stream_in_runs,
+};
 pub use mail_id::MailId;
 pub use mime::{Attachment, MimeSummary};
 pub(crate) use trace::MailOrigin;
@@ -270,7 +272,7 @@ impl Mail {
             return Deflated::new(self.content()).map(CompressedBody::Shared);
         };
         let trace_fields = self.trace_fields(only);
-        let stream = compress::zlib_stream(trace_fields.as_bytes(), self.content())?;
+        let stream = zlib_stream(trace_fields.as_bytes(), self.content())?;
         Ok(CompressedBody::Whole(Arc::new(stream)))
     }
 

@@ -1,0 +1,5 @@
+//! Tests that need another server than `make test` starts: `make compat` runs them next to those of `stores`.
+
+mod accounts;
+
+testkit::main!();

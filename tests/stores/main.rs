@@ -1,0 +1,23 @@
+//! Tests with MariaDB or MySQL, Redis or Valkey, and Galera.
+
+mod check_mysql;
+mod check_redis;
+mod client_left;
+mod fleet;
+mod galera;
+mod growing;
+mod memory;
+mod mysql_driver;
+mod mysql_faults;
+mod mysql_hanging;
+mod promise_mysql;
+mod readiness;
+mod redis_cluster;
+mod redis_faults;
+mod reload;
+mod status;
+mod storage;
+mod store_change;
+mod table;
+
+testkit::main!();

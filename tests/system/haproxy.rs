@@ -1,0 +1,155 @@
+//! Debian's HAProxy with the README's configuration: PROXY header versions 1 and 2, health checks, and TLS passed
+//! through.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use crate::clients::mail;
+use testkit::front::{ProxyProcess, documented_block, with};
+use testkit::ports::free_address;
+use testkit::store::mails_after;
+use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
+use testkit::{Client, test, wait_for, without_trace};
+
+#[test]
+fn haproxy_forwards_mail_with_proxy_v1_and_v2_headers_and_tls() {
+    for header in ["send-proxy-v2", "send-proxy"] {
+        let front = Front::start(&[("send-proxy-v2", header)]);
+        let config = config_trusting(&[&front.tls.pair.chain]);
+
+        let mut plain = front.connect(front.smtp);
+        plain.expect("220 mx.test ESMTP");
+        let reply = plain.deliver_pipelined(&mail("\r\n"));
+        assert!(reply.starts_with("250 2.0.0 OK"), "{reply}");
+        front.assert_newest("ESMTP");
+
+        let mut plain = front.connect(front.smtp);
+        plain.expect("220 ");
+        let client = TlsClient::over(starttls(plain), config.clone());
+        front.deliver_in_tls(client.expect("a handshake"));
+
+        let socket = front.connect(front.smtps);
+        let socket = socket.socket().try_clone().expect("a descriptor");
+        let mut client = TlsClient::resume(socket, connection(config)).expect("a handshake");
+        client.expect("220 ");
+        front.deliver_in_tls(client);
+    }
+}
+
+#[test]
+fn haproxy_health_checks_succeed_and_are_not_logged() {
+    let mut front = Front::start(&[("inter 5s", "inter 50ms fall 1 rise 1")]);
+    wait_for("a successful health check", || {
+        let checks = front
+            .haproxy
+            .log()
+            .matches("check for server smtp/mx1 succeeded")
+            .count();
+        (checks >= 1).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    let log = front.tls.server.log();
+    assert!(!log.contains(" disconnected "), "{log}");
+    assert!(
+        !front.haproxy.log().contains("is DOWN"),
+        "{}",
+        front.haproxy.log()
+    );
+    front.tls.server.signal(Signal::SIGTERM);
+    assert!(front.tls.server.wait().success());
+    wait_for("HAProxy to mark the server down", || {
+        front
+            .haproxy
+            .log()
+            .contains("Server smtp/mx1 is DOWN")
+            .then_some(())
+    });
+}
+
+/// The server under test and HAProxy with the README's configuration.
+struct Front {
+    haproxy: ProxyProcess,
+    tls: TlsServer,
+    smtp: SocketAddr,
+    smtps: SocketAddr,
+}
+
+impl Front {
+    fn start(replacements: &[(&str, &str)]) -> Front {
+        let tls = TlsServer::start(&[
+            ("GSMTP_PROXY_PROTOCOL", "Y"),
+            ("GM_TRUSTED_PROXIES", "127.0.0.1"),
+        ]);
+        let (smtp, smtps) = (
+            free_address(Ipv4Addr::LOCALHOST.into()),
+            free_address(Ipv4Addr::LOCALHOST.into()),
+        );
+        let block = with(
+            &documented_block("option smtpchk"),
+            &[
+                (
+                    "bind :::25 v4v6",
+                    &format!("bind {smtp}\n    option log-health-checks"),
+                ),
+                ("bind :::465 v4v6", &format!("bind {smtps}")),
+                ("127.0.0.1:2525", &tls.server.address.to_string()),
+                ("127.0.0.1:4650", &tls.implicit_tls_address.to_string()),
+            ],
+        );
+        let block = with(&block, replacements);
+        let config = format!(
+            "global\n    log stdout format raw local0\n{}",
+            with(&block, &[("mode tcp", "mode tcp\n    log global")])
+        );
+        let folder = TempDir::new().expect("a temporary folder");
+        let haproxy = ProxyProcess::haproxy(folder, &config, &[]);
+        wait_for("HAProxy to forward a connection", || {
+            let mut client = Client::over(std::net::TcpStream::connect(smtp).ok()?);
+            client.read_reply().filter(|reply| reply.code == 220)?;
+            client.command("QUIT", "221 ");
+            Some(())
+        });
+        // Removes this connection from the log that the tests check.
+        tls.server.wait_for_log(" disconnected ");
+        std::fs::write(tls.server.path("log"), "").expect("the log");
+        Front {
+            haproxy,
+            tls,
+            smtp,
+            smtps,
+        }
+    }
+
+    /// Connects from 127.0.0.2; HAProxy itself connects from 127.0.0.1.
+    fn connect(&self, to: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor");
+        let from = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 2).into(), 0);
+        socket.bind(&from.into()).expect("an address of loopback");
+        socket.connect(&to.into()).expect("HAProxy accepts");
+        Client::over(socket.into())
+    }
+
+    fn deliver_in_tls(&self, mut client: TlsClient) {
+        client.command("EHLO client.test", "250");
+        client.begin_mail();
+        client.send(testkit::stuffed(&mail("\r\n")));
+        client.expect("250 2.0.0 OK");
+        self.assert_newest("ESMTPS");
+    }
+
+    fn assert_newest(&self, protocol: &str) {
+        let mut mails = mails_after(&self.tls.server.path("goguerrilla.db"), 0);
+        let stored = mails.pop().expect("a mail");
+        assert_eq!(stored.ip_addr, "127.0.0.2");
+        assert_eq!(without_trace(&stored.mail), mail("\r\n"));
+        let text = String::from_utf8_lossy(&stored.mail).into_owned();
+        assert!(
+            text.contains(&format!("by mx.test with {protocol} id")),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! The systemd interface: the test provides the notification socket and the listening sockets in systemd's place.
+
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use testkit::{Client, Server, TEST_TIMEOUT, short_mail, test};
+
+#[test]
+fn server_notifies_systemd_of_ready_reloading_and_stopping() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let notified = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&notified).expect("a socket");
+    socket
+        .set_read_timeout(Some(TEST_TIMEOUT))
+        .expect("a socket");
+    let next_notification = || {
+        let mut buffer = [0; 4_096];
+        let octets = socket.recv(&mut buffer).expect("a notification in time");
+        String::from_utf8_lossy(&buffer[..octets]).into_owned()
+    };
+    let mut server = Server::start_with(folder, &[], |mut command| {
+        command.env("NOTIFY_SOCKET", &notified);
+        command
+    });
+    assert_eq!(next_notification(), "READY=1\n");
+    server.client();
+    server.signal(Signal::SIGHUP);
+    let reloading = next_notification();
+    let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+    let since = since.unwrap_or_else(|| panic!("{reloading}"));
+    assert!(since.trim_end().parse::<u64>().is_ok(), "{reloading}");
+    assert_eq!(next_notification(), "READY=1\n");
+    assert!(server.stop().success());
+    assert_eq!(next_notification(), "STOPPING=1\n");
+}
+
+#[test]
+fn server_serves_sockets_inherited_from_systemd_and_leaves_them_open_at_exit() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = socket.local_addr().expect("a bound socket");
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
+    let hand_over = |program: Command| {
+        // The shell executes the program with its own process id, so LISTEN_PID is right.
+        let script = format!(
+            "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
+            socket.as_raw_fd()
+        );
+        let mut shell = testkit::command("bash");
+        shell.args(["-c", &script, "bash"]);
+        shell.arg(program.get_program()).args(program.get_args());
+        shell
+    };
+    let settings = [("GSTMP_LISTEN_INTERFACE", "127.0.0.1:1")];
+    let folder = TempDir::new().expect("a temporary folder");
+    let mut server = Server::start_with(folder, &settings, hand_over);
+    assert_eq!(server.address, address);
+    let mut idle = server.client();
+    let reply = server
+        .client()
+        .deliver("a@client.test", "u@ours.test", &short_mail("one"));
+    assert_eq!(reply.code, 250);
+    server.signal(Signal::SIGTERM);
+    idle.expect("421 4.3.2 ");
+    assert!(server.wait().success());
+
+    // A client that connects now waits for the next server process.
+    let mut early = Client::connect(address);
+    server.start_again_with(hand_over);
+    early.expect("220 ");
+    let reply = early.deliver("a@client.test", "u@ours.test", &short_mail("two"));
+    assert_eq!(reply.code, 250);
+    assert_eq!(server.list().len(), 2);
+}
+
+#[test]
+fn listen_fds_meant_for_another_process_id_are_ignored() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let server = Server::start_with(folder, &[], |mut command| {
+        command.env("LISTEN_FDS", "7").env("LISTEN_PID", "1");
+        command
+    });
+    server.client().command("NOOP", "250");
+}

@@ -1,0 +1,252 @@
+//! Faults of Galera nodes under load, and what must hold for the mails of that load.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use mysql::prelude::Queryable;
+use nix::sys::signal::Signal;
+
+use crate::fault_proxy::{Fault, FaultProxy};
+use crate::galera::Galera;
+use crate::load::{Account, Load, content_of};
+use crate::mariadb::with_hosts;
+use crate::{
+    Server, release_or_debug, short_mail, stuffed, wait_for, wait_for_within, without_trace,
+};
+
+/// How soon mail must be saved again after a node is lost. Galera itself blocks for five seconds first.
+pub const RECOVERY_LIMIT: Duration =
+    release_or_debug(Duration::from_secs(10), Duration::from_secs(30));
+
+/// How soon a writer must fail over from a node that accepts no writes.
+pub const FAILOVER_LIMIT: Duration =
+    release_or_debug(Duration::from_secs(1), Duration::from_secs(3));
+
+/// How soon mail must be saved again after a node hangs: ten seconds until a call times out, and the rest of twenty
+/// seconds to look up the unanswered COMMIT.
+const HANG_RECOVERY_LIMIT: Duration =
+    release_or_debug(Duration::from_secs(25), Duration::from_secs(60));
+
+/// How soon a node must be used again at the latest. The pause doubles up to a minute for a node that failed
+/// repeatedly, such as the donor of state transfers.
+const FAILBACK_LIMIT: Duration = Duration::from_secs(75);
+
+pub fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: usize) {
+    let hosts = galera.hosts();
+    let server = Server::start(&with_hosts(&hosts, &[]));
+    let load = Load::start(server.address, 8, "mail");
+    load.wait_for_more_within(50, RECOVERY_LIMIT);
+    for round in 0..rounds {
+        let node = round % 3;
+        galera.kill(node);
+        let lost_at = Instant::now();
+        if node == 0 {
+            assert_fast_failover(&server, &galera.host(node), lost_at);
+        }
+        load.wait_for_more_within(100, RECOVERY_LIMIT);
+        let took = lost_at.elapsed();
+        crate::note!("node {node} lost: 100 mails more after {took:?}");
+        assert!(took < RECOVERY_LIMIT, "{took:?}");
+        galera.run(node);
+        wait_for_failbacks(&server, "db_host_down", "db_host_up");
+        load.wait_for_more_within(50, RECOVERY_LIMIT);
+    }
+    let (account, stored) = (load.stop(), stored_markers(galera));
+    assert_no_acknowledged_mail_lost(&account, &stored);
+    crate::note!("{}", summary(&account, &stored));
+    assert!(
+        server
+            .log()
+            .contains(&format!("db_host_down node={}", galera.host(0)))
+    );
+}
+
+pub fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
+    let hosts = galera.hosts();
+    let server = Server::start(&with_hosts(&hosts, &[]));
+    for (break_sql, repair_sql, [gone, back]) in [
+        (
+            "SET GLOBAL read_only = 1",
+            "SET GLOBAL read_only = 0",
+            ["node_standby", "node_writable"],
+        ),
+        (
+            "SET GLOBAL wsrep_reject_queries = ALL",
+            "SET GLOBAL wsrep_reject_queries = NONE",
+            ["db_host_down", "db_host_up"],
+        ),
+    ] {
+        wait_until_writers_use(&server, galera, 0);
+        galera.sql_at(0, break_sql);
+        let started_at = Instant::now();
+        let mut client = server.client();
+        let reply = client.deliver("a@client.test", "u@ours.test", &short_mail(break_sql));
+        assert_eq!(reply.code, 250, "{break_sql}: {reply:?}");
+        let took = started_at.elapsed();
+        crate::note!("{break_sql}: failed over after {took:?}");
+        assert!(took < FAILOVER_LIMIT, "{break_sql}: {took:?}");
+        server.wait_for_log(gone);
+        let (is_well, output_text) = server.check();
+        let warning = format!(
+            "warning: MYSQL_HOST: node {} is not healthy: ",
+            galera.host(0)
+        );
+        // A standby is no fault.
+        let is_fault = gone == "db_host_down";
+        assert!(
+            is_well && output_text.contains(&warning) == is_fault,
+            "{break_sql}: {output_text}"
+        );
+        galera.sql_at(0, repair_sql);
+        wait_for_failbacks(&server, gone, back);
+    }
+}
+
+/// SIGSTOP makes the node look like a machine that was switched off.
+pub fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
+    let server = Server::start(&with_hosts(&galera.hosts(), &[]));
+    let load = Load::start(server.address, 8, "hang");
+    load.wait_for_more_within(50, RECOVERY_LIMIT);
+    galera.signal(0, Signal::SIGSTOP);
+    let lost_at = Instant::now();
+    wait_for_within("the node to be marked down", RECOVERY_LIMIT, || {
+        server.log().contains(" db_host_down ").then_some(())
+    });
+    crate::note!("a node hangs: marked down after {:?}", lost_at.elapsed());
+    load.wait_for_more_within(100, HANG_RECOVERY_LIMIT);
+    let took = lost_at.elapsed();
+    crate::note!("a node hangs: 100 mails more after {took:?}");
+    assert!(took < HANG_RECOVERY_LIMIT, "{took:?}");
+    galera.signal(0, Signal::SIGCONT);
+    wait_for_failbacks(&server, "db_host_down", "db_host_up");
+    // The resumed node may still consider itself a member for a moment and leave another COMMIT unanswered.
+    load.wait_for_more_within(50, HANG_RECOVERY_LIMIT);
+    let (account, stored) = (load.stop(), stored_markers(galera));
+    assert_no_acknowledged_mail_lost(&account, &stored);
+    crate::note!("{}", summary(&account, &stored));
+}
+
+/// The answer to a COMMIT is lost and its node is killed; the outcome is looked up on the other nodes.
+pub fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera) {
+    // One COMMIT is executed, the other one never arrives. The server cannot tell them apart.
+    let cases = [
+        ("carried out", Fault::CutAfterAndRefuse("COMMIT")),
+        ("never arrived", Fault::CutBeforeAndRefuse("COMMIT")),
+    ];
+    let mut waiting = Vec::new();
+    for (subject, fault) in cases {
+        let proxy = FaultProxy::start(galera.host(0).parse().expect("an address"));
+        let hosts = [proxy.address(), galera.host(1), galera.host(2)].join(",");
+        let server = Server::start(&with_hosts(&hosts, &[("GM_SAVE_WORKERS", "1")]));
+        let mut client = server.client();
+        let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("before"));
+        assert_eq!(reply.code, 250, "{reply:?}");
+        proxy.cut(fault, 1);
+        client.set_reply_timeout(RECOVERY_LIMIT * 2);
+        client.begin_data("a@client.test", "u@ours.test");
+        client.send(stuffed(&short_mail(subject)));
+        proxy.wait_for_cuts(1);
+        waiting.push((subject, server, client, proxy));
+    }
+    let count = |galera: &Galera, subject: &str| -> u64 {
+        let rows = format!("SELECT COUNT(*) FROM new_mail WHERE subject = '{subject}'");
+        let count = galera.connection(1).query_first(rows).expect("rows");
+        count.expect("a figure")
+    };
+    wait_for("the COMMIT to be replicated", || {
+        (count(galera, "carried out") == 1).then_some(())
+    });
+    assert_eq!(count(galera, "never arrived"), 0);
+    galera.kill(0);
+    for (subject, server, mut client, proxy) in waiting {
+        // From here on connections to the first host are refused.
+        drop(proxy);
+        let reply = client.read_reply().expect("a reply to the final dot");
+        assert_eq!(reply.code, 250, "{subject}: {reply:?}");
+        assert_eq!(count(galera, subject), 1, "{subject}");
+        server.wait_for_log(" commit_resolved ");
+    }
+}
+
+/// Asserts that a server that writes to this node marks it down within a second.
+pub fn assert_fast_failover(server: &Server, host: &str, lost_at: Instant) {
+    let log = wait_for("the node to be marked down", || {
+        let log = server.log();
+        let left = log.rfind(&format!("db_host_down node={host}"));
+        let back = log.rfind(&format!("db_host_up node={host}"));
+        (left > back).then_some(log)
+    });
+    let took = lost_at.elapsed();
+    crate::note!("{host}: marked down after {took:?}");
+    assert!(took < FAILOVER_LIMIT, "{took:?}\n{log}");
+}
+
+/// Waits until every node that was marked down has been marked up again.
+fn wait_for_failbacks(server: &Server, left: &str, back: &str) {
+    wait_for_within("the node to be marked up", FAILBACK_LIMIT, || {
+        let log = server.log();
+        let count = |event: &str| log.matches(&format!(" {event} ")).count();
+        (count(left) == count(back)).then_some(())
+    });
+}
+
+/// Waits until the writers use this node.
+fn wait_until_writers_use(server: &Server, galera: &Galera, node: usize) {
+    let uses = format!(
+        "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '{}' AND DB = 'mail'",
+        crate::mariadb::USER
+    );
+    wait_for_within("mail to go to the preferred node", RECOVERY_LIMIT, || {
+        let mut client = server.client();
+        let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("any"));
+        let connections: Option<u64> = galera.connection(node).query_first(&uses).ok()?;
+        // One of the connections belongs to the health probe.
+        (reply.code == 250 && connections >= Some(2)).then_some(())
+    });
+}
+
+/// Asserts acknowledged ⊆ stored ⊆ sent, and that no acknowledged mail is stored twice.
+pub fn assert_no_acknowledged_mail_lost(account: &Account, stored: &HashMap<String, usize>) {
+    for marker in &account.acknowledged {
+        assert_eq!(stored.get(marker), Some(&1), "{marker} got a 250");
+    }
+    let sent: std::collections::HashSet<_> = account.sent.iter().collect();
+    for marker in stored.keys() {
+        assert!(sent.contains(marker), "{marker} was not sent");
+    }
+}
+
+/// Describes the outcomes; call it after [`assert_no_acknowledged_mail_lost`].
+pub fn summary(account: &Account, stored: &HashMap<String, usize>) -> String {
+    format!(
+        "{} sent, {} acknowledged, 0 of them lost, 0 doubled; {} deferred, {} unanswered, {} connections cut; \
+         4xx: {}; {} stored",
+        account.sent.len(),
+        account.acknowledged.len(),
+        account.deferred.len(),
+        account.unanswered.len(),
+        account.cut,
+        account.temporary_failures(),
+        stored.len()
+    )
+}
+
+/// Counts the rows of each marker in the cluster and checks the bodies that are in the table.
+pub fn stored_markers(galera: &Galera) -> HashMap<String, usize> {
+    let rows = "SELECT subject, body, mail FROM new_mail WHERE `from` = 'a@client.test'";
+    let rows: Vec<(String, String, Vec<u8>)> = galera.connection(2).query(rows).expect("rows");
+    let mut markers = HashMap::new();
+    for (marker, body, stream) in rows {
+        if body != "redis" {
+            let mail = crate::store::inflate(&stream);
+            assert_eq!(without_trace(&mail), content_of(&marker).as_bytes());
+        }
+        *markers.entry(marker).or_default() += 1;
+    }
+    markers
+}
+
+/// Returns the number of rounds: GOGUERRILLA_ROUNDS, by default 0 because the cluster tests kill nodes as well.
+pub fn rounds() -> usize {
+    std::env::var("GOGUERRILLA_ROUNDS").map_or(0, |rounds| rounds.parse().expect("a number"))
+}

@@ -1,0 +1,76 @@
+//! Rounds of kill -9 of a server that stores mail in SQLite.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::Server;
+use crate::load::{Account, Load, assert_no_loss_or_duplicate, stored_markers};
+
+/// Runs rounds of kill -9 under load, each after `mails_of_a_round` more mails were acknowledged, and checks the store.
+pub fn kill_and_check(rounds: usize, mails_of_a_round: usize) {
+    let mut server = Server::start(&[]);
+    let mut moments = RandomDelays::new();
+    let mut slowest_start = Duration::ZERO;
+    // Totals of all rounds, because the store also contains the mails of earlier rounds.
+    let mut total = Account::default();
+    for round in 0..rounds {
+        let load = Load::start(server.address, 8, &format!("round{round}"));
+        for goal in (1..=mails_of_a_round).step_by(MAILS_PER_WAIT) {
+            load.wait_for(goal);
+        }
+        load.wait_for(mails_of_a_round);
+        std::thread::sleep(moments.next_below(Duration::from_millis(120)));
+        server.kill();
+        let account = load.stop();
+        let started_at = Instant::now();
+        server.start_again();
+        drop(server.client());
+        slowest_start = slowest_start.max(started_at.elapsed());
+        total.sent.extend(account.sent);
+        total.acknowledged.extend(account.acknowledged);
+        total.unanswered.extend(account.unanswered);
+        // Checking every mail after each of many rounds would take longer than the rounds themselves.
+        if rounds <= 20 || round % 10 == 9 {
+            assert_no_loss_or_duplicate(&total, &stored_markers(&server.path("goguerrilla.db")));
+        }
+    }
+    assert!(server.stop().success());
+    let stored = stored_markers(&server.path("goguerrilla.db"));
+    let acknowledged = &total.acknowledged;
+    let lost = acknowledged
+        .iter()
+        .filter(|marker| !stored.contains_key(*marker));
+    crate::note!(
+        "SQLite, {rounds} rounds of kill -9: {} acknowledged, {} stored, {} lost, {} doubled, {} without a reply, \
+         slowest start {slowest_start:?}",
+        acknowledged.len(),
+        stored.values().sum::<usize>(),
+        lost.count(),
+        stored.values().filter(|count| **count > 1).count(),
+        total.unanswered.len(),
+    );
+    assert_no_loss_or_duplicate(&total, &stored);
+    assert!(acknowledged.len() >= rounds * mails_of_a_round);
+    assert!(slowest_start < Duration::from_secs(2), "{slowest_start:?}");
+}
+
+/// Pseudorandom delays before a kill, different in each run. A failure does not depend on exact delays, so they need no
+/// fixed seed.
+struct RandomDelays(u64);
+
+impl RandomDelays {
+    fn new() -> RandomDelays {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        RandomDelays(now.map_or(1, |since| since.as_nanos() as u64 | 1))
+    }
+
+    fn next_below(&mut self, ceiling: Duration) -> Duration {
+        // Marsaglia's xorshift64.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        Duration::from_micros(self.0 % ceiling.as_micros() as u64)
+    }
+}
+
+/// How many mails even a busy machine saves before a wait of the test times out.
+const MAILS_PER_WAIT: usize = 100;

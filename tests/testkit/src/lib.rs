@@ -1,0 +1,42 @@
+//! What the tests and benchmarks share: the `#[test]` attribute and its runner, the program under test and an SMTP client that
+//! checks the form of each reply, and the servers and proxies that surround the program.
+
+pub mod auth_http;
+pub mod certificates;
+pub mod dialog;
+pub mod ended;
+pub mod fault_proxy;
+pub mod fleet;
+pub mod front;
+pub mod galera;
+pub mod galera_faults;
+pub mod kill_rounds;
+pub mod kill_rounds_mysql;
+pub mod load;
+pub mod mariadb;
+mod output;
+pub mod ports;
+pub mod postgres;
+pub mod rate;
+pub mod redis;
+mod requirements;
+pub mod root;
+mod runner;
+mod server;
+pub mod server_programs;
+pub mod smuggling;
+pub mod status;
+pub mod steps;
+pub mod store;
+pub mod tls;
+
+pub use inventory;
+pub use output::record;
+pub use requirements::{command, needs, needs_program, needs_root};
+pub use runner::{Build, Test, binary, cache, root_folder, run, set_build};
+pub use server::{
+    Client, Reply, Server, TEST_TIMEOUT, connect_with_small_buffers, incompressible,
+    release_or_debug, run_in, send_signal, short_mail, stuffed, tail, under_strace, value,
+    wait_for, wait_for_within, with_umask, without_trace, write_config,
+};
+pub use testkit_macros::test;

@@ -1,0 +1,57 @@
+//! Requests to the status endpoint.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::{Server, value, wait_for};
+
+pub const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
+
+/// Returns the address of the server's status endpoint.
+pub fn address(server: &Server) -> SocketAddr {
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains(" status_page "));
+    let address = line.and_then(|line| value(line, "address"));
+    address.expect("a status page").parse().expect("an address")
+}
+
+/// Returns the status and body of a GET request.
+pub fn get(server: &Server, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(address(server)).expect("the server accepts");
+    let time_limit = Some(Duration::from_secs(10));
+    socket.set_read_timeout(time_limit).expect("an open socket");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: status.test\r\nConnection: close\r\n\r\n");
+    socket
+        .write_all(request.as_bytes())
+        .expect("the server reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .expect("an empty line after the fields");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (code.expect("three digits"), body.to_owned())
+}
+
+/// Returns every sample by its name with labels.
+pub fn figures(server: &Server) -> HashMap<String, f64> {
+    let (code, page) = get(server, "/metrics");
+    assert_eq!(code, 200);
+    let samples = page.lines().filter(|line| !line.starts_with('#'));
+    let figures = samples.map(|line| {
+        let (name, figure) = line.rsplit_once(' ').expect("a name and a figure");
+        (name.to_owned(), figure.parse().expect("a figure"))
+    });
+    figures.collect()
+}
+
+/// Waits until a metric has this value: a connection is counted after its last reply.
+pub fn wait_for_metric(server: &Server, name: &str, wanted: f64) {
+    wait_for(&format!("{name} {wanted}"), || {
+        let figures = figures(server);
+        let figure = figures.get(name).unwrap_or_else(|| panic!("no {name}"));
+        (*figure == wanted).then_some(())
+    });
+}
