@@ -484,7 +484,7 @@ fn process_state() -> (Vec<String>, String, String) {
     let read = |name: &str| fs::read_to_string(format!("/proc/self/{name}")).expect("procfs");
     let status = read("status");
     let signals = status.lines().filter(|line| {
-        ["SigBlk", "SigIgn", "SigCgt"]
+        ["SigIgn", "SigCgt"]
             .iter()
             .any(|name| line.starts_with(name))
     });
