@@ -1,6 +1,6 @@
 //! Texts of database errors for an administrator, each with the configuration key to check.
 
-use mysql::Error;
+use mysql::{DriverError, Error};
 
 use crate::store::TableName;
 
@@ -19,6 +19,8 @@ pub fn error_words(error: &Error) -> String {
 pub fn mysql_read_error_text_and_fix(error: &Error, table: &TableName) -> String {
     let (key, fix) = match error {
         Error::MySqlError(error) => config_key_and_fix_for_code(error.code, table),
+        // MySQL asks for any of its plugins if the account does not exist.
+        Error::DriverError(DriverError::UnknownAuthPlugin(_)) => USER,
         _ => HOST,
     };
     format!("{key}: {}; {fix}", error_words(error))
@@ -82,6 +84,9 @@ mod tests {
         }
         let text = mysql_read_error_text_and_fix(&server(1049), &qualified);
         assert!(text.starts_with("GM_MAIL_TABLE: "), "{text}");
+        let plugin = DriverError::UnknownAuthPlugin("sha256_password".to_owned());
+        let text = mysql_read_error_text_and_fix(&Error::DriverError(plugin), &plain);
+        assert!(text.starts_with("MYSQL_USER, MYSQL_PASS: "), "{text}");
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let text = mysql_read_error_text_and_fix(&Error::IoError(refused), &plain);
         assert!(
