@@ -33,7 +33,7 @@ fn named_item_exists(tests: &Path, name: &str) -> bool {
     if let Some((file, test)) = name.rsplit_once("::") {
         let files = match file.starts_with("src/") {
             true => vec![tests.join("..").join(file)],
-            false => ["protocol", "stores", "system", "soak", ""]
+            false => ["protocol", "stores", "system", "soak", "compat", ""]
                 .map(|tier| tests.join(tier).join(file).with_extension("rs"))
                 .to_vec(),
         };
