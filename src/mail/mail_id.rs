@@ -27,7 +27,7 @@ impl MailId {
         getrandom::fill(&mut random).map_err(io::Error::from)?;
         let random = random.chunks_exact(RANDOM_OCTETS);
         Ok(random
-            .map(|random| MailId::from_octets(&[&seconds.to_be_bytes(), random].concat()))
+            .map(|random| MailId::from_octets(seconds.to_be_bytes().iter().chain(random)))
             .collect())
     }
 
@@ -41,7 +41,7 @@ impl MailId {
         clippy::indexing_slicing,
         reason = "each pair has two digits, and half an octet has 16 values"
     )]
-    fn from_octets(octets: &[u8]) -> MailId {
+    fn from_octets<'a>(octets: impl Iterator<Item = &'a u8>) -> MailId {
         let mut digits = [0; 32];
         for (pair, octet) in digits.chunks_exact_mut(2).zip(octets) {
             pair[0] = HEX[usize::from(octet >> 4)];
@@ -91,6 +91,9 @@ mod tests {
         let ids = MailId::new_mail_ids(2, SystemTime::now()).unwrap();
         assert_ne!(ids[0], ids[1]);
         assert!(ids[0].as_str().bytes().all(|digit| HEX.contains(&digit)));
-        assert_eq!(MailId::from_octets(&[0xab; 16]).as_str(), "ab".repeat(16));
+        assert_eq!(
+            MailId::from_octets([0xab; 16].iter()).as_str(),
+            "ab".repeat(16)
+        );
     }
 }
