@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn builder_gives_the_configuration_of_the_same_file() {
+    fn builder_gives_the_same_configuration_as_a_file() {
         let built = Config::builder()
             .listen("127.0.0.1:0".parse().unwrap())
             .listen("[::1]:0".parse().unwrap())

@@ -213,8 +213,8 @@ impl Drop for Server {
 }
 
 impl ServerHandle {
-    /// Requests the shutdown of the server and returns at once; [`Server::run`] returns when it has ended. A second call ends
-    /// the wait for messages in progress: their connections are closed. Does nothing after the server has stopped.
+    /// Starts the shutdown and returns at once; [`Server::run`] returns when the shutdown is complete. The first call lets
+    /// messages in progress finish; a second call closes their connections. Does nothing after the server has stopped.
     pub fn shutdown(&self) {
         // The channel is full only if two requests are waiting already.
         let _ = self.shared.stop.try_send(());

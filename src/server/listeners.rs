@@ -116,7 +116,8 @@ pub fn find_bind_problems(config: &Config) -> Vec<StartError> {
     errors
 }
 
-/// Returns whether only one of the two addresses can be bound. A listener on `[::]` also accepts IPv4 connections.
+/// Returns whether the two addresses cannot be bound at the same time. A listener on `[::]` also accepts IPv4 connections, so
+/// it conflicts with an IPv4 address on the same port.
 fn do_bind_addresses_conflict(first: SocketAddr, second: SocketAddr) -> bool {
     let covers = |wide: SocketAddr, other: SocketAddr| {
         wide.ip().is_unspecified()

@@ -5,7 +5,7 @@ use libdeflater::Compressor;
 use super::bit_writer::BitWriter;
 use super::literal_blocks::{write_alignment, write_literal_blocks};
 use super::runs::{Run, Runs};
-use super::stream_end::find_stream_end;
+use super::stream_end::find_deflate_stream_end;
 
 /// Writes the deflate stream of `plain` into `output` and returns its length.
 ///
@@ -50,7 +50,7 @@ pub fn deflate_runs(
         let mut bits = length * 8;
         if !is_final {
             let stream = target.get_mut(..length)?;
-            let end = find_stream_end(stream)?;
+            let end = find_deflate_stream_end(stream)?;
             *stream.get_mut(end.final_bit / 8)? &= !(1 << (end.final_bit % 8));
             bits = end.bits;
         }

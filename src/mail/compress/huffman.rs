@@ -10,7 +10,10 @@ pub const MAX_CODE_BITS: usize = 15;
 /// No code is longer than `limit`. If fewer than two symbols occur, other symbols get codes as well, so that the code is
 /// complete: some inflaters reject an incomplete one. `N` is from 2 to [`MAX_SYMBOLS`], 2^`limit` is at least `N`, and a
 /// frequency is less than 2^22.
-pub fn code_lengths<const N: usize>(frequencies: &[u32; N], limit: usize) -> [u8; N] {
+pub fn compute_huffman_code_lengths<const N: usize>(
+    frequencies: &[u32; N],
+    limit: usize,
+) -> [u8; N] {
     let mut lengths = [0; N];
     // Frequency in the high bits and symbol in the low ones, so that the sort is one of plain numbers.
     let mut keys = [0_u32; N];
@@ -177,15 +180,18 @@ mod tests {
 
     #[test]
     fn frequent_symbols_get_short_codes() {
-        assert_eq!(code_lengths(&[5, 0, 1, 1, 2], 15), [1, 0, 3, 3, 2]);
+        assert_eq!(
+            compute_huffman_code_lengths(&[5, 0, 1, 1, 2], 15),
+            [1, 0, 3, 3, 2]
+        );
         assert_eq!(codes(&[1, 0, 3, 3, 2]), [0, 0, 0b011, 0b111, 0b01]);
     }
 
     #[test]
     fn fewer_than_two_symbols_still_make_a_complete_code() {
-        assert_eq!(code_lengths(&[0, 0, 0], 15), [1, 1, 0]);
-        assert_eq!(code_lengths(&[7, 0, 0], 15), [1, 1, 0]);
-        assert_eq!(code_lengths(&[0, 0, 7], 15), [1, 0, 1]);
+        assert_eq!(compute_huffman_code_lengths(&[0, 0, 0], 15), [1, 1, 0]);
+        assert_eq!(compute_huffman_code_lengths(&[7, 0, 0], 15), [1, 1, 0]);
+        assert_eq!(compute_huffman_code_lengths(&[0, 0, 7], 15), [1, 0, 1]);
     }
 
     #[test]
@@ -195,7 +201,7 @@ mod tests {
             frequencies[symbol] = frequencies[symbol - 1] + frequencies[symbol - 2];
         }
         for limit in [5, 7, 14, 15] {
-            let lengths = code_lengths(&frequencies, limit);
+            let lengths = compute_huffman_code_lengths(&frequencies, limit);
             assert!(
                 lengths
                     .iter()
@@ -212,7 +218,7 @@ mod tests {
             limit in 9..=15_usize,
         ) {
             let frequencies: [u32; 257] = frequencies.try_into().unwrap();
-            let lengths = code_lengths(&frequencies, limit);
+            let lengths = compute_huffman_code_lengths(&frequencies, limit);
             prop_assert_eq!(kraft_sum(&lengths), 1 << 15);
             prop_assert!(lengths.iter().all(|length| usize::from(*length) <= limit));
             if frequencies.iter().filter(|frequency| **frequency > 0).count() > 1 {

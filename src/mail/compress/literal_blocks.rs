@@ -25,7 +25,7 @@ pub fn write_alignment(writer: &mut BitWriter) {
 /// Writes one block of at most [`MAX_BLOCK_OCTETS`] octets, or stored blocks if those are not longer.
 fn write_block(writer: &mut BitWriter, plain: &[u8], is_final: bool) {
     let frequencies = literal_frequencies(plain);
-    let lengths = huffman::code_lengths(&frequencies, MAX_LITERAL_BITS);
+    let lengths = huffman::compute_huffman_code_lengths(&frequencies, MAX_LITERAL_BITS);
     let header = Header::new(&lengths);
     let literal_bits: u64 = frequencies
         .iter()
@@ -155,7 +155,7 @@ impl Header {
                 *frequency += 1;
             }
         }
-        header.lengths = huffman::code_lengths(&frequencies, MAX_CODE_LENGTH_BITS);
+        header.lengths = huffman::compute_huffman_code_lengths(&frequencies, MAX_CODE_LENGTH_BITS);
         let last = CODE_LENGTH_ORDER
             .iter()
             .rposition(|&symbol| header.code_length(symbol) > 0);

@@ -49,7 +49,7 @@ impl<'a> Runs<'a> {
     }
 
     /// Samples the next region. Returns whether it has matches, and its start.
-    fn sample(&mut self) -> Option<(bool, usize)> {
+    fn sample_next_region(&mut self) -> Option<(bool, usize)> {
         let start = self.sampled;
         let region = self.plain.get(start..).filter(|rest| !rest.is_empty())?;
         self.sampled += region.len().min(REGION_OCTETS);
@@ -57,14 +57,14 @@ impl<'a> Runs<'a> {
         // The number starts again after 64 KiB, which at worst makes a repetition out of a distant one.
         let region_number = (start / REGION_OCTETS) as u16 & REGION_MASK;
         let has_matches =
-            self.has_repetitions(sample, region_number) || self.has_part_header(start);
+            self.has_repetitions(sample, region_number) || self.contains_mime_part_header(start);
         Some((has_matches, start))
     }
 
     /// Returns whether the sampled region from `start` contains header fields of a body part.
     ///
     /// The delimiter at the end of the content has none.
-    fn has_part_header(&self, start: usize) -> bool {
+    fn contains_mime_part_header(&self, start: usize) -> bool {
         let end = self
             .sampled
             .min(self.plain.len().saturating_sub(PART_HEADER_OCTETS));
@@ -140,7 +140,7 @@ impl Iterator for Runs<'_> {
         }
         let end = self.plain.len();
         let mut literal_start = None;
-        while let Some((has_matches, region)) = self.sample() {
+        while let Some((has_matches, region)) = self.sample_next_region() {
             if !has_matches {
                 literal_start.get_or_insert(region);
                 continue;

@@ -16,8 +16,9 @@ pub struct StreamEnd {
     pub bits: usize,
 }
 
-/// Returns where the stream at the start of `stream` ends, or `None` if it is truncated or damaged.
-pub fn find_stream_end(stream: &[u8]) -> Option<StreamEnd> {
+/// Returns where the deflate stream that begins `stream` ends; more octets may follow it. Returns `None` if it is truncated or
+/// damaged.
+pub fn find_deflate_stream_end(stream: &[u8]) -> Option<StreamEnd> {
     let mut reader = BitReader {
         stream,
         position: 0,
@@ -325,13 +326,16 @@ mod tests {
     fn end_of_each_kind_of_block_is_found() {
         // RFC 1951 §3.2.6: the fixed code of the end of a block has 7 bits 0.
         let end = |final_bit, bits| Some(StreamEnd { final_bit, bits });
-        assert_eq!(find_stream_end(&[0b011, 0]), end(0, 10));
+        assert_eq!(find_deflate_stream_end(&[0b011, 0]), end(0, 10));
         // An empty stored block before it.
         assert_eq!(
-            find_stream_end(&[0, 0, 0, 0xff, 0xff, 0b011, 0]),
+            find_deflate_stream_end(&[0, 0, 0, 0xff, 0xff, 0b011, 0]),
             end(40, 50)
         );
-        assert_eq!(find_stream_end(&[1, 2, 0, 0xfd, 0xff, 7, 7]), end(0, 56));
+        assert_eq!(
+            find_deflate_stream_end(&[1, 2, 0, 0xfd, 0xff, 7, 7]),
+            end(0, 56)
+        );
     }
 
     #[test]
@@ -345,7 +349,7 @@ mod tests {
         for level in [1, 6, 9] {
             for length in [10, 100, 1_000, 20_000, 70_000, text.len()] {
                 let stream = compressed(&text[..length], level);
-                let end = find_stream_end(&stream).unwrap();
+                let end = find_deflate_stream_end(&stream).unwrap();
                 assert_eq!(end.bits.div_ceil(8), stream.len());
                 assert!(end.final_bit < end.bits);
             }
@@ -356,10 +360,10 @@ mod tests {
     fn damaged_or_truncated_streams_have_no_end() {
         let stream = compressed(&b"some text ".repeat(100), 1);
         for length in 0..stream.len() {
-            assert_eq!(find_stream_end(&stream[..length]), None);
+            assert_eq!(find_deflate_stream_end(&stream[..length]), None);
         }
         // Reserved block type, and a stored block whose length is not confirmed.
-        assert_eq!(find_stream_end(&[0b111, 0]), None);
-        assert_eq!(find_stream_end(&[1, 2, 0, 2, 0, 7, 7]), None);
+        assert_eq!(find_deflate_stream_end(&[0b111, 0]), None);
+        assert_eq!(find_deflate_stream_end(&[1, 2, 0, 2, 0, 7, 7]), None);
     }
 }
