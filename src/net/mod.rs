@@ -3,6 +3,7 @@
 pub mod accept_pool;
 mod certificate_chain;
 mod client;
+mod close_signal;
 pub mod connection_limiter;
 mod connection_slot;
 pub mod deadline;
