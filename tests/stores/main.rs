@@ -1,5 +1,6 @@
 //! Tests with MariaDB or MySQL, Redis or Valkey, and Galera.
 
+mod backup;
 mod check_mysql;
 mod check_redis;
 mod client_left;
