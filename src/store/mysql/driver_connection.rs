@@ -1,11 +1,11 @@
-//! Opening a connection of the driver to one host: addresses, credentials and timeouts.
+//! Opening a connection of the driver to one host: each address of its name is tried.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::Duration;
 
 use mysql::{Conn, OptsBuilder};
 
+use super::connect_options::connection_options;
 use super::driver_panic::{catch_panic, is_panic};
 use super::settings::{MySqlHostAddress, MySqlSettings};
 use crate::metrics::Metrics;
@@ -29,7 +29,7 @@ pub fn open_mysql_driver_connection(
     only_address: Option<SocketAddr>,
     configure: impl Fn(OptsBuilder) -> OptsBuilder,
 ) -> mysql::Result<(Conn, Option<SocketAddr>)> {
-    let options = || configure(mysql_connection_options(settings));
+    let options = || configure(connection_options(settings));
     let password = settings.password.as_str();
     let (name, port) = match &settings.hosts[host] {
         MySqlHostAddress::Socket(path) => {
@@ -60,20 +60,6 @@ pub fn open_mysql_driver_connection(
     outcome
 }
 
-fn mysql_connection_options(settings: &MySqlSettings) -> OptsBuilder {
-    let connect_timeout = match settings.hosts.len() {
-        1 => CONNECT_TIMEOUT,
-        _ => PROBE_TIMEOUT,
-    };
-    OptsBuilder::new()
-        .user(Some(settings.user.as_str()))
-        .pass(Some(settings.password.as_str()))
-        .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
-        // Prevents the driver from switching from a TCP connection over loopback to the server's Unix socket.
-        .prefer_socket(false)
-        .tcp_connect_timeout(Some(connect_timeout))
-}
-
 fn connect(metrics: &Metrics, options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
     catch_panic(metrics, || Conn::new(options)).map_err(|error| match is_panic(&error) {
         true if password.len() > MAX_PASSWORD_OCTETS => io::Error::other(format!(
@@ -89,8 +75,3 @@ fn connect(metrics: &Metrics, options: OptsBuilder, password: &str) -> mysql::Re
 /// Maximum octets of a password that RSA with OAEP and SHA-1 can encrypt with a key of 2,048 bits: 256, minus 42 for padding
 /// and 1 for the NUL after the password.
 const MAX_PASSWORD_OCTETS: usize = 213;
-/// Time limit for a TCP connection to one address, if only one host is configured.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time limit for a TCP connection to one address, if several hosts are configured; also for each read and write of a host
-/// check.
-pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

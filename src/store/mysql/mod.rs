@@ -12,6 +12,7 @@ mod binary_log;
 mod body_store;
 mod call_timeout;
 mod connect_error;
+mod connect_options;
 pub(crate) mod connection;
 mod connector;
 mod driver_connection;
