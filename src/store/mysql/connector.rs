@@ -17,7 +17,7 @@ use super::driver_panic::catch_panic;
 use super::galera::GaleraNodeView;
 use super::hanging::HangingCommits;
 use super::hosts::DatabaseHosts;
-use super::settings::{MySqlHostAddress, MySqlSettings};
+use super::settings::{MySqlHostAddress, MySqlSettings, MySqlTls};
 use super::table_info::TableInfo;
 use crate::store::TableName;
 use crate::store::health::StoreHealth;
@@ -284,6 +284,11 @@ impl Connector {
     /// Returns the health of the store.
     pub fn health(&self) -> &StoreHealth {
         &self.shared.health
+    }
+
+    /// Returns how connections over TCP are protected.
+    pub fn tls(&self) -> &MySqlTls {
+        &self.shared.settings.tls
     }
 
     /// Returns the number of writers, which is the size of the pool.
