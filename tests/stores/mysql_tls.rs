@@ -104,7 +104,8 @@ fn assert_check_succeeds(server: &Server) {
     assert!(is_well, "{output_text}");
 }
 
-/// Asserts that `check` fails with one error that contains all of `parts`, and that mail is deferred for the same reason.
+/// Asserts that `check` fails with one error that contains all of `parts`, and that `list` fails and mail is deferred for the
+/// same reason.
 fn assert_refused(server: &Server, parts: &[&str]) {
     let (is_well, output_text) = server.check();
     let errors: Vec<&str> = (output_text.lines())
@@ -114,6 +115,9 @@ fn assert_refused(server: &Server, parts: &[&str]) {
     for part in parts {
         assert!(errors[0].contains(part), "{part}: {output_text}");
     }
+    let arguments = ["list", "-config=goguerrilla.conf"];
+    let error_text = server.command(&arguments).expect_err("a refusal");
+    assert!(error_text.contains(parts[0]), "{error_text}");
     let reply = deliver(server, "refused");
     assert!(reply.starts_with("451 4.3.0 "), "{reply}");
     let log = server.wait_for_log(" store_unavailable ");
