@@ -85,7 +85,8 @@ impl MySqlConnection {
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
-        self.watchdog.add_call_deadline(self.socket, CALL_TIMEOUT);
+        self.watchdog
+            .add_call_deadline(self.socket, self.server.host, CALL_TIMEOUT);
         let outcome = catch_panic(&self.metrics, || call(&mut self.connection));
         self.watchdog.remove_call_deadline(self.socket);
         self.broken |= outcome.as_ref().is_err_and(is_panic);
