@@ -2,6 +2,7 @@
 
 use super::MySqlStore;
 use super::error::MySqlErrorClass;
+use super::error_text::error_words;
 use super::pool::PooledDbConnection;
 use super::unknown_commit::{UnknownCommit, is_certainly_rolled_back};
 
@@ -73,7 +74,8 @@ impl MySqlStore {
             MySqlErrorClass::Retry
             | MySqlErrorClass::Full
             | MySqlErrorClass::NoMemory
-            | MySqlErrorClass::Mail => {
+            | MySqlErrorClass::Mail
+            | MySqlErrorClass::TooLarge => {
                 connection.roll_back();
             }
             MySqlErrorClass::IdsUsedUp => connection.roll_back(),
@@ -87,6 +89,7 @@ impl MySqlStore {
                 MySqlErrorClass::Schema => format!(
                     "{error}; `goguerrilla check` names the fix, `goguerrilla schema` prints the table"
                 ),
+                MySqlErrorClass::TooLarge => error_words(error),
                 _ => error.to_string(),
             },
             unknown_commit: commit.filter(|_| !is_certainly_rolled_back(error)),

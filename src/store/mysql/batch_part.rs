@@ -53,7 +53,7 @@ impl MySqlStore {
                 MySqlErrorClass::NoMemory => {
                     return Err(BatchError::Mail(SaveError::full(failure.text)));
                 }
-                MySqlErrorClass::Mail => {
+                MySqlErrorClass::Mail | MySqlErrorClass::TooLarge => {
                     return Err(BatchError::Mail(SaveError::refused(failure.text)));
                 }
                 // The table may have been altered after a pooled connection read its columns. Each retry replaces one

@@ -14,6 +14,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::call_timeout::DatabaseCallWatchdog;
 use super::driver_panic::{catch_panic, is_panic};
 use super::galera::GaleraNodeView;
+use super::group_replication::GroupMember;
 use super::table_info::TableInfo;
 use crate::metrics::Metrics;
 
@@ -52,6 +53,8 @@ pub struct ConnectedServer {
     pub connection_id: u32,
     /// The state of the server as a Galera node; `None` without Galera.
     pub galera: Option<GaleraNodeView>,
+    /// The server's replication group; `None` without Group Replication.
+    pub group: Option<GroupMember>,
 }
 
 impl MySqlConnection {
