@@ -4,7 +4,7 @@ use super::MySqlStore;
 use super::error::MySqlErrorClass;
 use super::error_text::error_words;
 use super::pool::PooledDbConnection;
-use super::unknown_commit::{UnknownCommit, is_certainly_rolled_back};
+use super::unknown_commit::UnknownCommit;
 
 /// A failed attempt to save part of a batch.
 pub struct BatchFailure {
@@ -47,6 +47,7 @@ impl MySqlStore {
         commit: Option<Box<UnknownCommit>>,
     ) -> BatchFailure {
         let class = MySqlErrorClass::classify_mysql_error(error);
+        let unknown_commit = commit.filter(|commit| !commit.is_certainly_rolled_back(error));
         match class {
             MySqlErrorClass::Schema => {
                 let connector = &self.connector;
@@ -70,7 +71,7 @@ impl MySqlStore {
             }
             // While the outcome of the COMMIT is unknown, it is also unknown whether the connection still has an open
             // transaction.
-            _ if commit.is_some() && !is_certainly_rolled_back(error) => connection.broken = true,
+            _ if unknown_commit.is_some() => connection.broken = true,
             MySqlErrorClass::Retry
             | MySqlErrorClass::Full
             | MySqlErrorClass::NoMemory
@@ -92,7 +93,7 @@ impl MySqlStore {
                 MySqlErrorClass::TooLarge => error_words(error),
                 _ => error.to_string(),
             },
-            unknown_commit: commit.filter(|_| !is_certainly_rolled_back(error)),
+            unknown_commit,
         }
     }
 }

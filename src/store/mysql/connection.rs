@@ -136,7 +136,7 @@ impl MySqlConnection {
     }
 
     /// Commits the transaction. After an error the outcome of the COMMIT may be unknown; see
-    /// [`is_certainly_rolled_back`](super::unknown_commit::is_certainly_rolled_back).
+    /// [`is_certainly_rolled_back`](super::unknown_commit::UnknownCommit::is_certainly_rolled_back).
     ///
     /// # Errors
     /// The server returned an error, or the connection broke.

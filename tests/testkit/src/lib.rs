@@ -18,6 +18,7 @@ mod output;
 pub mod ports;
 pub mod postgres;
 pub mod rate;
+pub mod recovery;
 pub mod redis;
 mod requirements;
 pub mod root;
