@@ -30,6 +30,7 @@ mod batch_part;
 mod binary_log;
 mod body_store;
 mod call_timeout;
+mod commit_witness;
 mod connect_error;
 pub(crate) mod connection;
 mod connector;

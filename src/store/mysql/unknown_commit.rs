@@ -30,12 +30,11 @@ use mysql::prelude::Queryable;
 use super::MySqlStore;
 use super::backoff::{MIN_RETRY_PAUSE, jittered};
 use super::batch_failure::BatchFailure;
-use super::connect_error::is_connection_refused;
+use super::commit_witness::connect_to_commit_witness;
 use super::connection::{ConnectedServer, MySqlConnection};
 use super::connector::Connector;
 use super::error::MySqlErrorClass;
 use super::error_text::error_words;
-use super::galera::enable_causal_reads;
 use super::hanging::{exclude_host_if_commit_hangs, wait_until_no_commit_hangs_on_host};
 use super::insert::insert_rows;
 use crate::mail::Mail;
@@ -55,9 +54,17 @@ impl UnknownCommit {
     /// the outcome is unknown.
     ///
     /// A Galera node that is not ready answers error 1047 without executing the COMMIT. The connection is then closed, and
-    /// closing rolls back the transaction.
+    /// closing rolls back the transaction. A member of a replication group answers 3100 or 3101 also if it leaves its group
+    /// while it waits for the group's decision, and the group may then carry out the transaction.
     pub fn is_certainly_rolled_back(&self, error: &mysql::Error) -> bool {
-        matches!(error, mysql::Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
+        let mysql::Error::MySqlError(error) = error else {
+            return false;
+        };
+        match error.code {
+            1047 | 1205 | 1213 | 1290 | 1792 | 1836 => true,
+            3100 | 3101 => self.sent_to.group.is_none(),
+            _ => false,
+        }
     }
 }
 
@@ -104,8 +111,11 @@ impl CommitLookUpState {
         } = self;
         let mut pause = MIN_RETRY_PAUSE;
         loop {
-            wait_until_no_commit_hangs_on_host(connector, commit.sent_to.host, self.deadline)
-                .map_err(SaveError::unavailable)?;
+            // A member of a group on which the COMMIT hangs is not asked, but the group may have removed it.
+            if commit.sent_to.group.is_none() {
+                wait_until_no_commit_hangs_on_host(connector, commit.sent_to.host, self.deadline)
+                    .map_err(SaveError::unavailable)?;
+            }
             let mut second_commit = None;
             let error = match self.store_missing_rows(part, &mut second_commit) {
                 Ok(true) => {
@@ -145,10 +155,9 @@ impl CommitLookUpState {
         second_commit: &mut Option<UnknownCommit>,
     ) -> mysql::Result<bool> {
         let table = self.connector.table();
-        let mut connection = connect_for_commit_lookup(&self.connector, &self.commit.sent_to)?;
+        let mut connection = connect_to_commit_witness(&self.connector, &self.commit.sent_to)?;
         // The connection counts as broken until the COMMIT succeeds, so after an error it is shut down.
         connection.broken = true;
-        enable_causal_reads(&mut connection)?;
         connection.begin()?;
         let stored = select_stored_hashes_for_update(&mut connection, table, part)?;
         insert_rows(&mut connection, table, part, &self.bodies_in, &stored)?;
@@ -164,36 +173,6 @@ impl CommitLookUpState {
         connection.broken = false;
         Ok(true)
     }
-}
-
-/// Connects to a server that knows whether the COMMIT sent to `sent_to` succeeded: the same address or, if that address refuses
-/// connections, a Galera node that remained in the primary component when `sent_to` dropped out of it. Other hosts, and other
-/// addresses of the same name, do not know the outcome.
-fn connect_for_commit_lookup(
-    connector: &Connector,
-    sent_to: &ConnectedServer,
-) -> mysql::Result<MySqlConnection> {
-    let error = match connector.connect_to_mysql_host(sent_to.host, sent_to.address) {
-        Ok(connection) => return Ok(connection),
-        Err(error) => error,
-    };
-    let Some(lost) = sent_to
-        .galera
-        .as_ref()
-        .filter(|_| is_connection_refused(&error))
-    else {
-        return Err(error);
-    };
-    let others = connector.hosts().host_indexes_in_try_order().into_iter();
-    for other in others.filter(|other| *other != sent_to.host) {
-        if let Ok(connection) = connector.connect_to_mysql_host(other, None)
-            && (connection.server.galera.as_ref())
-                .is_some_and(|peer| peer.knows_outcome_of_commits_on(lost))
-        {
-            return Ok(connection);
-        }
-    }
-    Err(error)
 }
 
 /// Returns the values of column `hash` that both `part` and the table contain, and locks their rows.

@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod front;
 pub mod galera;
 pub mod galera_faults;
+pub mod group_replication;
 pub mod kill_rounds;
 pub mod kill_rounds_mysql;
 pub mod load;
