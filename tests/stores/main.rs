@@ -4,6 +4,7 @@ mod backup;
 mod check_mysql;
 mod check_redis;
 mod client_left;
+mod commit_in_doubt;
 mod fleet;
 mod galera;
 mod growing;

@@ -19,7 +19,8 @@ use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
 use crate::store::redis::{RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings};
 use crate::store::{
-    Diagnostic, StoreHealth, StoreOpener, StoreReadError, StoredMailReader, TableName,
+    BATCHES_IN_DOUBT_PER_WRITER, Diagnostic, StoreHealth, StoreOpener, StoreReadError,
+    StoredMailReader, TableName,
 };
 use crate::sync;
 
@@ -228,14 +229,14 @@ fn redis_settings(config: &Config) -> Option<RedisSettings> {
 
 /// Returns the maximum number of descriptors that the MySQL store holds open.
 ///
-/// Each writer has one connection, and a second connection while it looks up the outcome of a COMMIT. If there are
-/// several hosts, the probe thread has a connection to each host. Each thread of the pool may be opening a connection.
+/// Each writer has one connection, and each batch whose COMMIT is in doubt has one for its look-up. If there are several
+/// hosts, a probe thread has a connection to each host. Each thread of the pool may be opening a connection.
 fn max_mysql_descriptors(config: &Config) -> usize {
     let hosts = match config.mysql_hosts.len() {
         1 => 0,
         count => count,
     };
-    2 * config.save_workers + hosts + POOL_THREADS
+    (1 + BATCHES_IN_DOUBT_PER_WRITER) * config.save_workers + hosts + POOL_THREADS
 }
 
 /// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the
@@ -264,15 +265,15 @@ mod tests {
         for (text, want) in [
             (
                 r#"{"MYSQL_HOST": "a", "MYSQL_DB": "m", "REDIS_INTERFACE": "", "GM_SAVE_WORKERS": "4"}"#,
-                2 * 4 + 3,
+                3 * 4 + 3,
             ),
             (
                 r#"{"MYSQL_HOST": "a,b,c", "MYSQL_DB": "m", "REDIS_INTERFACE": "r", "GM_SAVE_WORKERS": "4"}"#,
-                2 * 4 + 3 + 3 + 4 + 2,
+                3 * 4 + 3 + 3 + 4 + 2,
             ),
             (
                 r#"{"MYSQL_HOST": "a", "MYSQL_DB": "m", "REDIS_INTERFACE": "r,s,t", "GM_SAVE_WORKERS": "64"}"#,
-                2 * 64 + 3 + 6 * 64 + 2,
+                3 * 64 + 3 + 6 * 64 + 2,
             ),
         ] {
             let config = Config::from_json(text).unwrap();
