@@ -22,6 +22,8 @@ impl RawConfig {
         warnings.extend(self.ignored_alias_warning());
         let mut config = Config {
             allowed_hosts: self.parse_allowed_hosts()?,
+            recipient_query: self.parse_recipient_query()?,
+            recipient_cache_time: self.parse_recipient_cache_time()?,
             primary_mail_host: self.parse_config_value_with(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
@@ -225,7 +227,7 @@ impl RawConfig {
     }
 
     /// Returns the kind of store. If GM_STORE is not in the file, MYSQL_HOST, MYSQL_USER, MYSQL_PASS or MYSQL_DB selects MySQL.
-    fn store_kind(&self) -> Result<StoreKind, ConfigError> {
+    pub(super) fn store_kind(&self) -> Result<StoreKind, ConfigError> {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
         let mysql_keys = ["MYSQL_HOST", "MYSQL_USER", "MYSQL_PASS", "MYSQL_DB"];
         if mysql_keys.into_iter().any(is_given) && !is_given("GM_STORE") {

@@ -12,6 +12,8 @@ mod mysql_faults;
 mod mysql_hanging;
 mod promise_mysql;
 mod readiness;
+mod recipient_query;
+mod recipient_query_faults;
 mod redis_cluster;
 mod redis_faults;
 mod reload;
