@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::recipient_query::{
-    MAILBOX_TABLE, QUERY, UNKNOWN, add, client_in_transaction, database_with, lookups, rcpt,
-    remove, server_of, with_query,
+    MAILBOX_TABLE, UNKNOWN, add, client_in_transaction, database_with, lookups, rcpt, remove,
+    server_of, with_query,
 };
 use testkit::mariadb::{MariaDb, USER, with_hosts};
 use testkit::{Server, test, wait_for};
@@ -83,20 +83,25 @@ fn answer_takes_two_seconds_at_most_and_others_are_not_delayed() {
     let database = database_with(&["slow1@ours.test", "quick@ours.test"]);
     let server = server_of(&database, &[("GM_RECIPIENT_QUERY", SLOW_QUERY)]);
     ask(&server, "quick@ours.test", "250 ");
-    thread::scope(|scope| {
-        let slow = scope.spawn(|| ask(&server, "slow1@ours.test", DEFERRED));
-        wait_for("the query to run", || {
-            (sleeping(&database) > 0).then_some(())
-        });
-        ask(&server, "quick@ours.test", "250 ");
-        ask(&server, "nobody@ours.test", UNKNOWN);
-        assert!(!slow.is_finished(), "the slow answer came first");
-        let took = slow.join().expect("an answer");
-        assert!(
-            (Duration::from_secs(2)..MAX_ANSWER_TIME).contains(&took),
-            "{took:?}"
-        );
+    // On a busy machine the two seconds may be over before the others have asked.
+    let others_were_first = (1..=5).any(|number| {
+        thread::scope(|scope| {
+            let slow = scope.spawn(|| ask(&server, "slow1@ours.test", DEFERRED));
+            wait_for("the query to run", || {
+                (sleeping(&database) > 0).then_some(())
+            });
+            ask(&server, "quick@ours.test", "250 ");
+            ask(&server, &format!("nobody{number}@ours.test"), UNKNOWN);
+            let others_were_first = !slow.is_finished();
+            let took = slow.join().expect("an answer");
+            assert!(
+                (Duration::from_secs(2)..MAX_ANSWER_TIME).contains(&took),
+                "{took:?}"
+            );
+            others_were_first
+        })
     });
+    assert!(others_were_first, "others waited for the slow answer");
     wait_for("the database to end the query", || {
         (sleeping(&database) == 0).then_some(())
     });
@@ -113,7 +118,7 @@ fn answer_takes_two_seconds_at_most_and_others_are_not_delayed() {
         "{:?}",
         started_at.elapsed()
     );
-    wait_for_answer(&server, "nobody2@ours.test", "550 5.1.1 ");
+    wait_for_answer(&server, "unasked@ours.test", "550 5.1.1 ");
 }
 
 /// Returns the number of running SLEEPs of the server.
@@ -123,7 +128,7 @@ fn sleeping(database: &MariaDb) -> u64 {
     ))
 }
 
-/// Kills the connections of the server that have run this statement last, or are idle.
+/// Kills all connections of the server.
 fn kill_connections(database: &MariaDb) {
     let ids: Vec<u64> = database.rows(&format!(
         "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{USER}'"
@@ -210,7 +215,6 @@ fn another_host_answers_if_one_is_down_or_hangs() {
         ask(&server, "u@ours.test", "250 ");
         ask(&server, "nobody@ours.test", UNKNOWN);
     }
-    assert_eq!(QUERY.matches('?').count(), 1);
 }
 
 #[test]

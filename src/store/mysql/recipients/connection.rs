@@ -81,7 +81,8 @@ impl RecipientQueryConnection {
     /// # Errors
     /// The server returns an error, or the connection broke.
     pub fn explain(&mut self, query: &str, address: &str) -> mysql::Result<Vec<mysql::Row>> {
-        let explain = format!("EXPLAIN {query}");
+        // MySQL 9 prints a tree without this format.
+        let explain = format!("EXPLAIN FORMAT=TRADITIONAL {query}");
         self.call_driver(|connection| connection.exec(explain, (address,)))
     }
 
