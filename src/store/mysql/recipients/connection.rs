@@ -12,7 +12,8 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::{ANSWER_TIMEOUT, NO_ANSWER, RecipientQuerySettings};
 use crate::metrics::Metrics;
 use crate::store::mysql::call_timeout::DatabaseCallWatchdog;
-use crate::store::mysql::driver_connection::{PROBE_TIMEOUT, open_mysql_driver_connection};
+use crate::store::mysql::connect_options::PROBE_TIMEOUT;
+use crate::store::mysql::driver_connection::open_mysql_driver_connection;
 use crate::store::mysql::driver_panic::catch_panic;
 
 /// A connection to the database whose transactions are all read-only.
