@@ -15,6 +15,8 @@ mod mysql_hanging;
 mod mysql_tls;
 mod promise_mysql;
 mod readiness;
+mod recipient_query;
+mod recipient_query_faults;
 mod redis_cluster;
 mod redis_faults;
 mod reload;

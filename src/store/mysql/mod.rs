@@ -51,6 +51,7 @@ mod number;
 pub mod pool;
 pub mod probe;
 mod reader;
+pub mod recipients;
 mod settings;
 pub(crate) mod table_info;
 pub(crate) mod table_warnings;
