@@ -20,6 +20,7 @@ use crate::store::mysql::driver_panic::catch_panic;
 pub struct RecipientQueryConnection {
     connection: Conn,
     socket: RawFd,
+    host: usize,
     watchdog: Arc<DatabaseCallWatchdog>,
     metrics: Arc<Metrics>,
     /// Whether the connection must not be used again.
@@ -56,6 +57,7 @@ impl RecipientQueryConnection {
         Ok(RecipientQueryConnection {
             socket: connection.as_raw_fd(),
             connection,
+            host,
             watchdog: Arc::clone(watchdog),
             metrics: Arc::clone(metrics),
             broken: false,
@@ -102,7 +104,8 @@ impl RecipientQueryConnection {
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
         let started_at = Instant::now();
-        self.watchdog.add_call_deadline(self.socket, ANSWER_TIMEOUT);
+        self.watchdog
+            .add_call_deadline(self.socket, self.host, ANSWER_TIMEOUT);
         let mut outcome = catch_panic(&self.metrics, || call(&mut self.connection));
         self.watchdog.remove_call_deadline(self.socket);
         if started_at.elapsed() >= ANSWER_TIMEOUT {
