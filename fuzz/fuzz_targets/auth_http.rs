@@ -128,6 +128,7 @@ static SETTINGS: LazyLock<Arc<SharedSettings>> = LazyLock::new(|| {
         configured_session: settings(100),
         store_limits: Arc::default(),
         client_timeout: Duration::from_secs(1),
+        hold_time: Duration::ZERO,
         budget: MemoryBudget::new(1_000),
         saver: SaveQueue::new_discarding(Arc::clone(&METRICS)),
         proxy_protocol: false,

@@ -81,10 +81,7 @@ impl ConfigBuilder {
     /// Sets how long the server waits for a client (GSMTP_TIMEOUT): 1 second to 1 day, by default 100 seconds. Fractions of a
     /// second are rounded up.
     pub fn client_timeout(self, timeout: Duration) -> ConfigBuilder {
-        let seconds = timeout
-            .as_secs()
-            .saturating_add(u64::from(timeout.subsec_nanos() > 0));
-        self.set("GSMTP_TIMEOUT", seconds.to_string())
+        self.set("GSMTP_TIMEOUT", whole_seconds(timeout).to_string())
     }
 
     /// Sets the maximum number of simultaneous connections, each with one thread (GM_MAX_CLIENTS); by default 500. Further
@@ -108,6 +105,13 @@ impl ConfigBuilder {
     /// 268,435,456. Beyond it messages get 452 4.3.1.
     pub fn max_memory_octets(self, octets: usize) -> ConfigBuilder {
         self.set("GM_MAX_MEMORY", octets.to_string())
+    }
+
+    /// Sets how long a mail waits, with its client, for a store that is unavailable (GM_HOLD_SECONDS), rounded up to whole seconds;
+    /// by default 10 seconds. The time is less while more than half of the connection slots are taken. With 0 the client gets
+    /// 451 at once.
+    pub fn hold_time(self, time: Duration) -> ConfigBuilder {
+        self.set("GM_HOLD_SECONDS", whole_seconds(time).to_string())
     }
 
     /// Sets the address of the status endpoints /metrics, /livez and /readyz (GM_STATUS_INTERFACE); by default there are none.
@@ -224,6 +228,12 @@ fn yes_or_no_text(value: bool) -> String {
     if value { "Y" } else { "N" }.to_owned()
 }
 
+/// Returns the time in seconds, rounded up.
+fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs()
+        .saturating_add(u64::from(time.subsec_nanos() > 0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -248,6 +258,7 @@ mod tests {
             .max_clients_per_address(2)
             .max_recipients(3)
             .max_memory_octets(2_000)
+            .hold_time(Duration::from_millis(2_001))
             .status_address("127.0.0.1:2".parse().unwrap())
             .trusted_proxies(["192.0.2.0/24", "::1"])
             .proxy_protocol(true)
@@ -260,7 +271,7 @@ mod tests {
                 "GSMTP_PUB_KEY": "chain.pem", "GSMTP_PRV_KEY": "key.pem", "GM_ALLOWED_HOSTS": "a.test,*.b.test",
                 "GSMTP_HOST_NAME": "mx.test", "GM_PRIMARY_MAIL_HOST": "ours.test", "GSMTP_MAX_SIZE": 1000,
                 "GSMTP_TIMEOUT": 2, "GM_MAX_CLIENTS": 7, "GM_MAX_CLIENTS_PER_IP": 2, "GM_MAX_RECIPIENTS": 3,
-                "GM_MAX_MEMORY": 2000, "GM_STATUS_INTERFACE": "127.0.0.1:2", "GM_TRUSTED_PROXIES": "192.0.2.0/24,::1",
+                "GM_MAX_MEMORY": 2000, "GM_HOLD_SECONDS": 3, "GM_STATUS_INTERFACE": "127.0.0.1:2", "GM_TRUSTED_PROXIES": "192.0.2.0/24,::1",
                 "GSMTP_PROXY_PROTOCOL": "Y", "GSMTP_VERBOSE": true, "GM_STORE": "sqlite", "GM_SQLITE_FILE": "m.db"}"#,
         );
         assert_eq!(built, read.unwrap());

@@ -30,6 +30,7 @@ impl Config {
                 (1..=usize::MAX / 4).contains(&self.max_memory_octets),
                 "memory",
             ),
+            (self.hold_time.as_secs() <= 300, "hold"),
             (!self.listen_addresses.is_empty(), "addresses"),
             (
                 self.tls_listen_addresses.is_empty() || self.tls_files.is_some(),

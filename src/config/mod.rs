@@ -6,6 +6,7 @@ mod allowed_hosts;
 mod builder;
 mod database_tls;
 mod error;
+mod hold_time;
 mod invariants;
 mod raw;
 mod recipient_query;
@@ -80,6 +81,8 @@ pub struct Config {
     pub(crate) max_recipients: usize,
     /// GM_MAX_MEMORY: maximum size of the message content that all connections together may hold, in octets.
     pub(crate) max_memory_octets: usize,
+    /// GM_HOLD_SECONDS: how long a mail waits for a store that is unavailable; zero means not at all.
+    pub(crate) hold_time: Duration,
     /// GM_STORE: where mail is saved.
     pub(crate) store: StoreKind,
     /// GM_SQLITE_FILE: database file of the SQLite store.

@@ -213,6 +213,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("GM_MAX_CLIENTS_PER_IP", "0"),
     ("GM_MAX_RECIPIENTS", "100"),
     ("GM_MAX_MEMORY", "268435456"),
+    ("GM_HOLD_SECONDS", "10"),
     ("GM_STORE", "sqlite"),
     ("GM_SQLITE_FILE", "goguerrilla.db"),
     ("GM_MAIL_TABLE", "new_mail"),

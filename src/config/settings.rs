@@ -88,6 +88,7 @@ impl RawConfig {
                 "a number of octets such as \"268435456\"",
                 1..=usize::MAX / 4,
             )?,
+            hold_time: self.parse_hold_time()?,
             store: self.store_kind()?,
             sqlite_file: self.parse_config_value_with(
                 "GM_SQLITE_FILE",

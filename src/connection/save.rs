@@ -8,7 +8,7 @@ use crate::mail::{Mail, MailOrigin};
 use crate::metrics::MailOutcome;
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::{Envelope, MessageOctets};
-use crate::store::{SaveError, SavedId};
+use crate::store::{HoldLimit, SaveError, SavedId};
 
 impl ClientConnection<'_> {
     /// Saves a message and returns the reply to it.
@@ -16,12 +16,17 @@ impl ClientConnection<'_> {
         let started_at = Instant::now();
         self.input.free_large_empty_buffer();
         let octets = content.octets().len();
+        let (client, hold_time) = (self.client, self.settings.hold_time);
+        let hold = || {
+            let (taken, slots) = client.taken_and_all_connection_slots();
+            HoldLimit::new(hold_time, taken, slots, client.is_server_draining())
+        };
         let outcome = self.build_mail(envelope, content).and_then(|mail| {
             let from = mail.reverse_path().to_owned();
             let recipients = mail.recipients().len();
             // Returns whether the client has disconnected. Unread pipelined commands alone do not mean a disconnect.
             let mut client_left = || self.transport.has_client_left();
-            let saved = self.settings.saver.save(mail, &mut client_left)?;
+            let saved = self.settings.saver.save(mail, &hold, &mut client_left)?;
             Ok((saved, from, recipients))
         });
         let waited = started_at.elapsed();

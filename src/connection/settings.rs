@@ -22,6 +22,8 @@ pub struct ConnectionSettings {
     pub store_limits: Arc<StoreLimitsCell>,
     /// Maximum time to wait for a client (GSMTP_TIMEOUT). The server waits less if connection slots run out.
     pub client_timeout: Duration,
+    /// How long a mail waits for a store that is unavailable (GM_HOLD_SECONDS).
+    pub hold_time: Duration,
     /// Memory limit for the content of all connections.
     pub budget: MemoryBudget,
     /// Saves mail in the store.
@@ -143,6 +145,7 @@ mod tests {
             configured_session: session,
             store_limits: Arc::default(),
             client_timeout: Duration::from_secs(1),
+            hold_time: Duration::ZERO,
             budget: MemoryBudget::new(1),
             saver: SaveQueue::new_discarding(Arc::default()),
             proxy_protocol: false,

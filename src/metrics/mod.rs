@@ -38,6 +38,7 @@ macro_rules! metrics {
                     $($field: $kind::$new($name, $help $(, $more)*),)*
                 };
                 metrics.build.set(1);
+                metrics.mails_held.set(0);
                 metrics.started_at.set_to_unix_seconds(SystemTime::now());
                 metrics
             }
@@ -101,6 +102,10 @@ metrics! {
     mails: Counter<MailOutcome> = Counter::new(
         "goguerrilla_mails_total",
         "Mails received, by outcome.",
+    );
+    mails_held: Gauge = Gauge::new(
+        "goguerrilla_mails_held",
+        "Mails that wait now because the store is unavailable (GM_HOLD_SECONDS).",
     );
     recipients_saved: Counter = Counter::new(
         "goguerrilla_recipients_saved_total",

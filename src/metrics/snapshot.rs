@@ -30,6 +30,8 @@ pub struct MetricsSnapshot {
     pub mails_no_memory: u64,
     /// Mails that got reply 552, because they were larger than the size limit.
     pub mails_too_large: u64,
+    /// Mails that wait now, because the store is unavailable.
+    pub mails_held: u64,
     /// Recipients of the saved mails.
     pub recipients_saved: u64,
     /// Total time from the end of a mail to its reply, in seconds, of the mails that are counted in `mails_saved`,
@@ -75,6 +77,7 @@ impl Metrics {
             mails_store_full: self.mails.value(MailOutcome::StoreFull),
             mails_no_memory: self.mails.value(MailOutcome::NoMemory),
             mails_too_large: self.mails.value(MailOutcome::TooLarge),
+            mails_held: gauge(&self.mails_held),
             recipients_saved: self.recipients_saved.total(),
             save_seconds: self.save_time.sum(),
             batches: self.batches.count(),

@@ -143,6 +143,16 @@ impl Gauge {
         self.value.store(value, Relaxed);
     }
 
+    /// Adds 1 to the value, which must be set.
+    pub fn increment(&self) {
+        self.value.fetch_add(1, Relaxed);
+    }
+
+    /// Subtracts 1 from the value, which must be set and more than 0.
+    pub fn decrement(&self) {
+        self.value.fetch_sub(1, Relaxed);
+    }
+
     /// Sets the value to a time, in seconds since 1970.
     pub fn set_to_unix_seconds(&self, time: SystemTime) {
         let since = time.duration_since(SystemTime::UNIX_EPOCH);

@@ -82,6 +82,17 @@ impl Client {
         self.pool.current_load_level()
     }
 
+    /// Returns how many connection slots are taken, and how many there are.
+    pub fn taken_and_all_connection_slots(&self) -> (usize, usize) {
+        let pool = &self.pool;
+        (pool.taken_connection_slots(), pool.connection_slot_count())
+    }
+
+    /// Returns whether the server is shutting down.
+    pub fn is_server_draining(&self) -> bool {
+        self.pool.is_draining()
+    }
+
     /// Returns the id of this client's session in the log.
     pub fn session_id(&self) -> String {
         format!("{:04x}", self.number)

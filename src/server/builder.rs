@@ -51,8 +51,8 @@ impl ServerBuilder {
     /// call, the server has the store of the configuration; by default that is SQLite in the file goguerrilla.db.
     ///
     /// Each writer thread calls `open` before its first batch, calls it again for the next batch if it returned an error, and
-    /// again after a panic of the store. So `open` may be called several times, and from several threads. While it fails,
-    /// clients get 451 and send their mail again later.
+    /// again after a panic of the store. So `open` may be called several times, and from several threads. While it fails, mail
+    /// waits for [`ConfigBuilder::hold_time`](crate::ConfigBuilder::hold_time); clients then get 451 and send it again later.
     pub fn store<S, F>(mut self, open: F) -> ServerBuilder
     where
         S: SaveMail + 'static,

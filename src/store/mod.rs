@@ -30,7 +30,7 @@ pub use commit_in_doubt::{CommitInDoubt, CommitLookUp};
 pub use diagnostic::Diagnostic;
 pub use health::StoreHealth;
 pub use memory::MemoryStore;
-pub use queue::{BATCHES_IN_DOUBT_PER_WRITER, SaveQueue, StoreOpener, WriterThreads};
+pub use queue::{BATCHES_IN_DOUBT_PER_WRITER, HoldLimit, SaveQueue, StoreOpener, WriterThreads};
 pub use reader::{ListedMail, ListedMailSize, StoreReadError, StoredMailReader};
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub use row::Row;
@@ -47,8 +47,11 @@ use crate::mail::Mail;
 /// gets 452 if no space, quota or memory is left, else 451.
 ///
 /// A store that panics is dropped and opened again, and the clients of its batch get 451. After an error the store stays open:
-/// a store whose connection was lost connects again in [`prepare_batch`](SaveMail::prepare_batch). A client gets 451 if its
-/// mail is not saved within 62 seconds.
+/// a store whose connection was lost connects again in [`prepare_batch`](SaveMail::prepare_batch).
+///
+/// After [`SaveError::Unavailable`] a mail waits, with its client, for at most GM_HOLD_SECONDS, and the writer passes it to the
+/// store again, at least four times a second. A client gets 451 after that time, or if the store does not answer within 62
+/// seconds.
 ///
 /// ```
 /// use std::fs::{self, File};
@@ -111,8 +114,9 @@ pub trait SaveMail: Send {
     /// [`save_batch`](SaveMail::save_batch) or [`cancel_batch`](SaveMail::cancel_batch).
     ///
     /// # Errors
-    /// [`SaveError`]: no mail can be saved now. Every mail that is in the queue at that moment fails with this error. The
-    /// writer calls neither `save_batch` nor `cancel_batch`, and calls this method again for the next mail.
+    /// [`SaveError`]: no mail can be saved now. Every mail that is in the queue at that moment fails with this error, or waits for
+    /// another attempt (GM_HOLD_SECONDS). The writer calls neither `save_batch` nor `cancel_batch`, and calls this method again
+    /// for the next attempt.
     fn prepare_batch(&mut self) -> Result<(), SaveError> {
         Ok(())
     }
@@ -127,8 +131,8 @@ pub trait SaveMail: Send {
     ///
     /// # Errors
     /// [`SaveError`]: the mail is not saved, and no part of it may remain in the store. If that is unknown, because a COMMIT
-    /// was not answered, return an error too: the client sends the mail again, and a mail that is stored twice is better than
-    /// one that is lost.
+    /// was not answered, return an error too: the writer tries again or the client sends the mail again, and a mail that is
+    /// stored twice is better than one that is lost. [`Mail::hash`] is the same in each attempt of the writer.
     fn save_mail(&mut self, mail: &Mail) -> Result<SavedId, SaveError>;
 
     /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order. A mail without an outcome

@@ -21,7 +21,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SaveError {
-    /// The store cannot save mail now: 451 4.3.0.
+    /// The store cannot save mail now: 451 4.3.0, after GM_HOLD_SECONDS of further attempts.
     Unavailable(SaveErrorCause),
     /// The store has no space or memory left now: 452 4.3.1.
     Full(SaveErrorCause),
@@ -36,7 +36,8 @@ pub struct SaveErrorCause {
 }
 
 impl SaveError {
-    /// Returns an error that says that the store cannot save mail now; the client gets 451.
+    /// Returns an error that says that the store cannot save mail now; the client gets 451 if the store is still unavailable
+    /// after GM_HOLD_SECONDS.
     ///
     /// `cause` is a text or an error.
     pub fn unavailable(cause: impl Into<Box<dyn Error + Send + Sync>>) -> SaveError {
@@ -64,6 +65,48 @@ impl SaveError {
                 cause
             }
         }
+    }
+}
+
+/// The cause of an error of a store that another program has locked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct StoreLocked(String);
+
+/// The cause of an error after which it is unknown whether the mails are stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct OutcomeUnknown(String);
+
+#[cfg_attr(
+    not(feature = "sqlite"),
+    allow(dead_code, reason = "only the SQLite store makes these errors")
+)]
+impl SaveError {
+    /// Returns an error that says that another program has locked the store.
+    pub(crate) fn store_locked(text: String) -> SaveError {
+        SaveError::unavailable(StoreLocked(text))
+    }
+
+    /// Returns `error`, marked: it is unknown whether the mails are stored, so the writer does not try again.
+    pub(crate) fn with_unknown_outcome(error: &SaveError) -> SaveError {
+        SaveError::unavailable(OutcomeUnknown(error.to_string()))
+    }
+}
+
+impl SaveError {
+    /// Returns whether another program has locked the store.
+    pub(crate) fn is_store_locked(&self) -> bool {
+        self.cause().get_ref().is::<StoreLocked>()
+    }
+
+    /// Returns whether the writer may pass the mail to the store again: the store is unavailable, and the mail is certainly not
+    /// stored.
+    pub(crate) fn may_be_tried_again(&self) -> bool {
+        matches!(self, SaveError::Unavailable(_))
+            && !self.is_store_panic()
+            && self.commit_in_doubt().is_none()
+            && !self.cause().get_ref().is::<OutcomeUnknown>()
     }
 }
 

@@ -138,6 +138,7 @@ const KEYS: &[&str] = &[
     "GM_MAX_CLIENTS_PER_IP",
     "GM_MAX_RECIPIENTS",
     "GM_MAX_MEMORY",
+    "GM_HOLD_SECONDS",
     "GM_STORE",
     "GM_SQLITE_FILE",
     "GM_MAIL_TABLE",

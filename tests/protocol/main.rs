@@ -17,6 +17,7 @@ mod documentation;
 mod domains;
 mod file_modes;
 mod growing;
+mod hold;
 mod known_holes;
 mod limits;
 mod log;

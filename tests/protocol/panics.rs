@@ -86,6 +86,7 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
         configured_session: session,
         store_limits: Arc::default(),
         client_timeout: TEST_TIMEOUT,
+        hold_time: std::time::Duration::ZERO,
         budget: budget.clone(),
         saver,
         proxy_protocol: false,

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use goguerrilla::internals::mail::Mail;
 use goguerrilla::internals::metrics::Metrics;
 use goguerrilla::internals::store::{
-    CommitInDoubt, SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, WriterThreads,
+    CommitInDoubt, HoldLimit, SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener,
+    WriterThreads,
 };
 
 use testkit::{note, test, wait_for};
@@ -249,10 +250,12 @@ fn queued_mail_is_not_saved_after_its_client_disconnected() {
         all_saved,
     );
     let mut asked = 0;
-    let outcome = fixture.saver.save(mail("withdrawn"), &mut || {
-        asked += 1;
-        true
-    });
+    let outcome = fixture
+        .saver
+        .save(mail("withdrawn"), &HoldLimit::none, &mut || {
+            asked += 1;
+            true
+        });
     assert_unavailable(&outcome);
     assert_eq!(asked, 1);
     drop(release);
@@ -273,7 +276,8 @@ fn mail_already_passed_to_the_store_is_not_withdrawn() {
     );
     thread::scope(|scope| {
         let saver = &fixture.saver;
-        let waiting = scope.spawn(move || saver.save(mail("claimed"), &mut || true));
+        let waiting =
+            scope.spawn(move || saver.save(mail("claimed"), &HoldLimit::none, &mut || true));
         // Longer than the second after which a mail that is only queued is withdrawn.
         thread::sleep(Duration::from_millis(1_300));
         drop(release);
@@ -300,7 +304,9 @@ fn disconnects_are_noticed_while_a_store_hangs_after_the_first_waiter_left() {
                 let subject = format!("mail {number}");
                 let leaves_after = Duration::from_millis(1_000 + 300 * number);
                 let began = Instant::now();
-                let saved = saver.save(mail(&subject), &mut || began.elapsed() >= leaves_after);
+                let saved = saver.save(mail(&subject), &HoldLimit::none, &mut || {
+                    began.elapsed() >= leaves_after
+                });
                 assert_unavailable(&saved);
                 // `save` checks twice a second whether the client is still connected.
                 let late = began.elapsed().saturating_sub(leaves_after);
@@ -346,7 +352,10 @@ fn disconnect_is_noticed_while_one_writer_hangs_and_another_is_busy() {
                     }
                     let began = Instant::now();
                     let client_left = &mut || began.elapsed() > Duration::from_secs(1);
-                    if saver.save(mail("busy"), client_left).is_err() {
+                    if saver
+                        .save(mail("busy"), &HoldLimit::none, client_left)
+                        .is_err()
+                    {
                         is_noticed.store(true, Ordering::SeqCst);
                         let waited = began.elapsed();
                         assert!(waited < Duration::from_millis(2_500), "{waited:?}");
@@ -378,7 +387,11 @@ fn queued_mails_are_saved_before_the_writers_stop() {
                 scope.spawn(move || {
                     // `save` calls this for the first time while the mail is queued.
                     let client_left = &mut || queued.send(()).is_err();
-                    saver.save(mail(&format!("queued {number}")), client_left)
+                    saver.save(
+                        mail(&format!("queued {number}")),
+                        &HoldLimit::none,
+                        client_left,
+                    )
                 })
             })
             .collect();
@@ -590,7 +603,7 @@ fn all_saved(subjects: &[String]) -> Vec<Result<(), SaveError>> {
 }
 
 fn save(saver: &SaveQueue, subject: &str) -> Result<SavedId, SaveError> {
-    saver.save(mail(subject), &mut || false)
+    saver.save(mail(subject), &HoldLimit::none, &mut || false)
 }
 
 fn assert_saved(outcome: &Result<SavedId, SaveError>) {

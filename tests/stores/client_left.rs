@@ -22,6 +22,8 @@ enum Disconnect {
     CloseNotify,
 }
 
+/// The busy mail waits for the lock longer than one attempt to save takes.
+const HELD_BY_ONE_WRITER: [(&str, &str); 2] = [("GM_SAVE_WORKERS", "1"), ("GM_HOLD_SECONDS", "60")];
 /// Octets after the final dot, in the same write.
 const AFTER_FINAL_DOT: &[&str] = &["", "QUIT\r\n", "NOOP\r\n"];
 
@@ -87,7 +89,7 @@ fn reset(socket: &std::net::TcpStream) {
 fn client_that_sent_octets_and_disconnected_is_detected_as_gone() {
     let database = MariaDb::start();
     let hosts = database.address().to_string();
-    let tls = TlsServer::start(&with_hosts(&hosts, &[("GM_SAVE_WORKERS", "1")]));
+    let tls = TlsServer::start(&with_hosts(&hosts, &HELD_BY_ONE_WRITER));
     let server = &tls.server;
     let (mut open, mut open_in_tls) = (Vec::new(), Vec::new());
     let (mut waiting, mut waiting_in_tls) = (Vec::new(), Vec::new());
@@ -165,7 +167,7 @@ fn client_that_sent_octets_and_disconnected_is_detected_as_gone() {
 fn commands_sent_while_a_mail_waits_are_answered_in_order() {
     let database = MariaDb::start();
     let hosts = database.address().to_string();
-    let tls = TlsServer::start(&with_hosts(&hosts, &[("GM_SAVE_WORKERS", "1")]));
+    let tls = TlsServer::start(&with_hosts(&hosts, &HELD_BY_ONE_WRITER));
     let mut client = tls.implicit_tls_client();
     client.command("EHLO client.test", "250");
     client.begin_mail();

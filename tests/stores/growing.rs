@@ -161,7 +161,8 @@ fn client_on_day(database: &MariaDb, days_ago: u32, statements: &str) {
 }
 
 /// Counts the rows of each subject and checks the content of those that [`Load`] sent.
-fn stored_markers(database: &MariaDb) -> HashMap<String, usize> {
+/// Counts the rows of each marker, after checking each content.
+pub fn stored_markers(database: &MariaDb) -> HashMap<String, usize> {
     let mut markers = HashMap::new();
     for (marker, stream) in database.rows::<(String, Vec<u8>)>("SELECT subject, mail FROM new_mail")
     {

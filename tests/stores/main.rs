@@ -8,6 +8,7 @@ mod commit_in_doubt;
 mod fleet;
 mod galera;
 mod growing;
+mod hold;
 mod memory;
 mod mysql_driver;
 mod mysql_faults;

@@ -14,4 +14,4 @@ pub fn jittered(pause: Duration) -> Duration {
 /// Pause before the first retry of a batch. The pause is doubled for each further retry, up to [`MAX_RETRY_PAUSE`].
 pub const MIN_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// Maximum pause between two retries of a batch, before [`jittered`] is applied.
-pub const MAX_RETRY_PAUSE: Duration = Duration::from_secs(5);
+pub const MAX_RETRY_PAUSE: Duration = Duration::from_secs(1);

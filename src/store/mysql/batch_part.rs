@@ -1,9 +1,9 @@
-//! Saving one part of a batch: INSERT, COMMIT, and retries until the deadline.
+//! Saving one part of a batch: INSERT, COMMIT, and retries.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::MySqlStore;
 use super::backoff::{MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, jittered};
@@ -19,7 +19,7 @@ use crate::store::queue::bisect::BatchError;
 use crate::store::redis::BodiesInRedis;
 
 impl MySqlStore {
-    /// Commits `part` completely or not at all; retries until the batch's deadline. `inserted` is the result of the first
+    /// Commits `part` completely or not at all; retries for a few seconds. `inserted` is the result of the first
     /// INSERT if it has already run.
     pub(super) fn commit_batch_part(
         &mut self,
@@ -76,13 +76,24 @@ impl MySqlStore {
                 | MySqlErrorClass::Busy => {}
             }
             let is_lost = failure.class == MySqlErrorClass::ConnectionLost;
-            if Instant::now() + pause > self.deadline || self.connector.is_retry_futile(is_lost) {
+            let is_unreachable = is_lost || failure.class == MySqlErrorClass::NotReady;
+            let retry_until = self.began_at + self.retry_time(is_unreachable);
+            if Instant::now() + pause > retry_until || self.connector.is_retry_futile(is_lost) {
                 return Err(BatchError::Store(unavailable));
             }
             if failure.class != MySqlErrorClass::ValueOutOfRange {
                 thread::sleep(jittered(pause));
                 pause = (pause * 2).min(MAX_RETRY_PAUSE);
             }
+        }
+    }
+
+    /// Returns how long a batch is retried here. After that the mails wait in the queue, which also finds a host that is back.
+    fn retry_time(&self, is_unreachable: bool) -> Duration {
+        // Another host may save the batch within a few seconds.
+        match is_unreachable && self.connector.hosts().host_count() == 1 {
+            true => UNREACHABLE_RETRY_TIME,
+            false => RETRY_TIME,
         }
     }
 
@@ -130,3 +141,8 @@ impl MySqlStore {
         Ok(())
     }
 }
+
+/// Time for which a batch is retried after a lock or a deadlock, and after a lost connection if there are several hosts.
+const RETRY_TIME: Duration = Duration::from_secs(5);
+/// Time for which a batch is retried after the connection to the only host was lost.
+const UNREACHABLE_RETRY_TIME: Duration = Duration::from_secs(1);

@@ -317,10 +317,10 @@ impl Connector {
 
 /// Statements that set the session variables that safe storage depends on. The variables are set explicitly, because the
 /// server's configuration may differ. With these variables a value that does not fit is an error; a statement waits at most
-/// five seconds for a lock of a row or of the table.
+/// one second for a lock of a row or of the table, and the batch is then retried.
 const SESSION_SETTINGS: &[&str] = &[
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
-     SESSION innodb_lock_wait_timeout = 5, SESSION lock_wait_timeout = 5, SESSION autocommit = 1",
+     SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1, SESSION autocommit = 1",
     "SET NAMES utf8mb4",
 ];
 /// Maximum number of prepared statements in the driver's cache: one INSERT for each possible number of rows (65), and a few

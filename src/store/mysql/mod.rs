@@ -8,17 +8,21 @@
 //!
 //! ```text
 //! wait                                              longest time
-//! the store is known to be down or stalled          0 s: 451 (`SaveQueue::save`)
-//! in the queue                                      30 s (`MAX_QUEUE_TIME`); until its outcome 32 s more
-//!                                                   (`EXTRA_TIME_AFTER_CLAIM`)
-//! a connection from the pool, before the mails of   5 s (`CONNECTION_TIMEOUT`); ends at once if the store is down
-//! the batch are taken from the queue
-//! the batch, with all of its retries and pauses     20 s (`BATCH_TIMEOUT`); ends at once if every host refuses connections
+//! the store is unavailable                          GM_HOLD_SECONDS from the end of the mail (`queue::hold`); 0 s if that is 0
+//! in the queue of a store that is available         30 s (`MAX_QUEUE_TIME`); until its outcome 32 s more
+//!                                                   (`MAX_TIME_AFTER_CLAIM`)
+//! a connection from the pool, before the mails of   0.9 s, with several hosts 5 s (`CONNECTION_TIMEOUT`,
+//! the batch are taken from the queue                `CONNECTION_TIMEOUT_OF_SEVERAL_HOSTS`); ends at once if the store is down
+//! retries of a batch after a lock or a deadlock     5 s (`RETRY_TIME`)
+//! retries of a batch after a lost connection        1 s (`UNREACHABLE_RETRY_TIME`), with several hosts 5 s; ends at once if
+//!                                                   every host refuses connections
+//! the batch until its COMMIT is sent                20 s (`BATCH_TIMEOUT`)
 //! one statement, also a COMMIT                      10 s (`CALL_TIMEOUT`); with several hosts about 3 s if the host does not
 //!                                                   answer its check either, 1 s to 1.5 s if another host has become
 //!                                                   the primary (`probe`)
-//! a lock of a row or of the table                   5 s, then the batch is retried (`SESSION_SETTINGS`)
-//! pause between two attempts to save                0.05 s to 5 s (`MIN_RETRY_PAUSE`, `MAX_RETRY_PAUSE` of `backoff`)
+//! a lock of a row or of the table                   1 s, then the batch is retried (`SESSION_SETTINGS`)
+//! pause between two attempts to save                0.05 s to 1 s (`MIN_RETRY_PAUSE`, `MAX_RETRY_PAUSE` of `backoff`); between
+//!                                                   two attempts of the queue 0.05 s to 0.25 s
 //! pause between two attempts to connect             1 s (`MAX_RETRY_PAUSE` of `pool`)
 //! Redis                                             0.2 s per batch
 //! ```
@@ -84,7 +88,9 @@ pub struct MySqlStore {
     pool: Pool<Connector>,
     bodies: BodyStore,
     connection: Option<PooledDbConnection>,
-    /// Time at which the current batch fails if it is not saved yet.
+    /// Time at which the current batch began.
+    began_at: Instant,
+    /// Time after which no COMMIT of the current batch is sent, and its look-up ends.
     deadline: Instant,
 }
 
@@ -96,6 +102,7 @@ impl MySqlStore {
             pool,
             bodies,
             connection: None,
+            began_at: Instant::now(),
             deadline: Instant::now(),
         }
     }
@@ -126,7 +133,8 @@ impl SaveMail for MySqlStore {
     }
 
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
-        self.deadline = Instant::now() + BATCH_TIMEOUT;
+        self.began_at = Instant::now();
+        self.deadline = self.began_at + BATCH_TIMEOUT;
         let pending_bodies = self.bodies.begin_body_write(batch);
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
@@ -149,5 +157,6 @@ impl SaveMail for MySqlStore {
     }
 }
 
-/// Maximum time for a batch, including all retries and the look-up of an unanswered COMMIT; after this time its clients get 451.
+/// Maximum time from the start of a batch until its COMMIT is sent, or until the look-up of an unanswered COMMIT ends; after
+/// this time its clients get 451.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(20);

@@ -7,7 +7,7 @@ use super::batch_failure::BatchFailure;
 use super::error::MySqlErrorClass;
 use super::pool::PooledDbConnection;
 
-/// When a writer stops waiting for a connection; it always stops after `CONNECTION_TIMEOUT` or if every host refuses
+/// When a writer stops waiting for a connection; it always stops after [`MySqlStore::connection_timeout`] or if every host refuses
 /// connections.
 #[derive(Clone, Copy)]
 pub enum ConnectionWaitLimit {
@@ -67,10 +67,10 @@ impl MySqlStore {
             }
         }
         let until = match wait {
-            ConnectionWaitLimit::WhileNotDown => Instant::now() + CONNECTION_TIMEOUT,
-            ConnectionWaitLimit::UntilDeadline => {
-                self.deadline.min(Instant::now() + CONNECTION_TIMEOUT)
-            }
+            ConnectionWaitLimit::WhileNotDown => Instant::now() + self.connection_timeout(),
+            ConnectionWaitLimit::UntilDeadline => self
+                .deadline
+                .min(Instant::now() + self.connection_timeout()),
         };
         let mut pool_error = String::new();
         loop {
@@ -98,9 +98,19 @@ impl MySqlStore {
             }
         }
     }
+
+    fn connection_timeout(&self) -> Duration {
+        match self.connector.hosts().host_count() {
+            1 => CONNECTION_TIMEOUT,
+            _ => CONNECTION_TIMEOUT_OF_SEVERAL_HOSTS,
+        }
+    }
 }
 
-/// Maximum time to wait for a connection from the pool; the attempt to save then fails.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time to wait for a connection from the pool; the attempt to save then fails. Further attempts are made while the mails
+/// may wait (GM_HOLD_SECONDS).
+const CONNECTION_TIMEOUT: Duration = Duration::from_millis(900);
+/// The same with several hosts: the pool may have to find out first that the preferred host does not answer.
+const CONNECTION_TIMEOUT_OF_SEVERAL_HOSTS: Duration = Duration::from_secs(5);
 /// Interval at which a writer that waits for a connection checks whether the database is down.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);

@@ -3,10 +3,12 @@
 mod batching;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub(super) mod bisect;
+mod hold;
 mod in_doubt;
 mod outcome;
 mod pending;
 mod writer;
 
+pub use hold::HoldLimit;
 pub use in_doubt::BATCHES_IN_DOUBT_PER_WRITER;
 pub use writer::{SaveQueue, StoreOpener, WriterThreads};

@@ -16,16 +16,29 @@ pub fn report_outcomes(
     mails: Vec<ClaimedMail>,
     outcomes: Vec<Result<SavedId, SaveError>>,
 ) {
+    record_outcomes(health, &mails, &outcomes, |_| true);
+    for ((queued, mail), outcome) in mails.into_iter().zip(outcomes) {
+        queued.set_save_outcome(outcome, Some(mail));
+    }
+}
+
+/// Records the outcomes of `mails` in the metrics and the health of the store, and, if `is_to_be_logged` returns true for the
+/// reason of a failure, in the log.
+pub fn record_outcomes(
+    health: &StoreHealth,
+    mails: &[ClaimedMail],
+    outcomes: &[Result<SavedId, SaveError>],
+    is_to_be_logged: impl FnOnce(&str) -> bool,
+) {
     if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
         let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         count_store_error(health.metrics(), error);
         let reason = display_with_causes(error);
-        log::error!(mails = failed, of = mails.len(), reason = reason.as_str(); "batch_failed");
+        if is_to_be_logged(&reason) {
+            log::error!(mails = failed, of = mails.len(), reason = reason.as_str(); "batch_failed");
+        }
     }
-    update_health(health, &mails, &outcomes);
-    for ((queued, mail), outcome) in mails.into_iter().zip(outcomes) {
-        queued.set_save_outcome(outcome, Some(mail));
-    }
+    update_health(health, mails, outcomes);
 }
 
 /// Counts an error of the store in the metrics.

@@ -7,8 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::hold::{HeldMailGuard, HoldLimit};
 use crate::mail::Mail;
-use crate::store::{SaveError, SavedId};
+use crate::store::{SaveError, SavedId, StoreHealth};
 use crate::sync;
 
 /// Handle with which a writer takes the mail and answers. If the handle is dropped without an answer, the client gets 451.
@@ -27,10 +28,12 @@ struct SharedPendingSave {
 }
 
 enum PendingSaveState {
-    /// The mail is held here and not in the queue, so its memory is freed as soon as the connection withdraws the mail.
-    Queued(Box<Mail>),
+    /// The mail is kept here and not in the queue, so its memory is freed as soon as the connection withdraws the mail. The error
+    /// is that of the last attempt that failed while the mail was queued.
+    Queued(Box<Mail>, Option<SaveError>),
     Withdrawn,
-    Claimed,
+    /// The writer has the mail, since this time.
+    Claimed(Instant),
     /// The outcome, and the mail. The connection's thread allocated the mail and frees it, so that the memory can be reused for
     /// the next mail of that thread.
     Answered(Result<SavedId, SaveError>, Option<Box<Mail>>),
@@ -39,7 +42,7 @@ enum PendingSaveState {
 /// Returns the writer's handle and the connection's handle for saving `mail`.
 pub fn new_pending_save(mail: Mail) -> (UnansweredMail, SaveWaiter) {
     let pending = Arc::new(SharedPendingSave {
-        state: Mutex::new(PendingSaveState::Queued(Box::new(mail))),
+        state: Mutex::new(PendingSaveState::Queued(Box::new(mail), None)),
         changed: Condvar::new(),
     });
     let queued = UnansweredMail {
@@ -52,8 +55,8 @@ impl UnansweredMail {
     /// Takes the mail in order to save it; `None` if its connection has withdrawn it.
     pub fn claim_mail(&self) -> Option<Mail> {
         let mut state = self.pending.lock();
-        match std::mem::replace(&mut *state, PendingSaveState::Claimed) {
-            PendingSaveState::Queued(mail) => Some(*mail),
+        match std::mem::replace(&mut *state, PendingSaveState::Claimed(Instant::now())) {
+            PendingSaveState::Queued(mail, _) => Some(*mail),
             other => {
                 *state = other;
                 None
@@ -66,11 +69,40 @@ impl UnansweredMail {
         self.set_outcome(outcome, mail);
     }
 
+    /// Records that an attempt to save failed with `error` while the mail was queued; its connection decides whether the mail goes
+    /// on waiting. Returns `false` if the connection has withdrawn the mail.
+    pub fn note_failure(&self, error: &SaveError) -> bool {
+        let mut state = self.pending.lock();
+        let PendingSaveState::Queued(_, failure) = &mut *state else {
+            return false;
+        };
+        let is_first = failure.replace(error.clone()).is_none();
+        drop(state);
+        // After the first failure the ticker wakes the connection.
+        if is_first {
+            self.pending.changed.notify_one();
+        }
+        true
+    }
+
+    /// Returns the claimed `mail`, which was not saved because of `error`, to the state of a queued mail; its connection decides
+    /// whether the mail goes on waiting. Returns `false` if the connection has given up.
+    pub fn return_to_queue(&self, mail: Mail, error: SaveError) -> bool {
+        let mut state = self.pending.lock();
+        if !matches!(*state, PendingSaveState::Claimed(_)) {
+            return false;
+        }
+        *state = PendingSaveState::Queued(Box::new(mail), Some(error));
+        drop(state);
+        self.pending.changed.notify_one();
+        true
+    }
+
     fn set_outcome(&self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
         let mut state = self.pending.lock();
         if matches!(
             *state,
-            PendingSaveState::Queued(_) | PendingSaveState::Claimed
+            PendingSaveState::Queued(..) | PendingSaveState::Claimed(_)
         ) {
             *state = PendingSaveState::Answered(outcome, mail.map(Box::new));
             drop(state);
@@ -87,22 +119,25 @@ impl Drop for UnansweredMail {
 }
 
 impl SaveWaiter {
-    /// Waits for the outcome, 62 seconds at most. Withdraws the mail if it is still queued after 30 seconds or when
-    /// `client_left` returns true.
+    /// Waits for the outcome. Withdraws the mail if it is still queued when `client_left` returns true, when the time of `hold`
+    /// has passed while the store is unavailable, or else after 30 seconds. A writer that has taken the mail has 32 seconds.
     ///
     /// # Errors
     /// [`SaveError`]: the mail is not saved, or it is unknown whether the mail is saved.
     pub fn wait_for_save_outcome(
         self,
         registry: &SaveWaiterRegistry,
+        health: &StoreHealth,
+        hold: &dyn Fn() -> HoldLimit,
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
         let started_at = Instant::now();
         let _guard = registry.register_save_waiter(&self.pending, started_at);
+        let mut held = None;
         let mut state = self.pending.lock();
         loop {
             let waited = started_at.elapsed();
-            match &mut *state {
+            let given_up = match &mut *state {
                 PendingSaveState::Answered(outcome, mail) => {
                     let (outcome, mail) = (outcome.clone(), mail.take());
                     drop(state);
@@ -110,34 +145,69 @@ impl SaveWaiter {
                     drop(mail);
                     return outcome;
                 }
-                PendingSaveState::Queued(_) if waited >= MAX_QUEUE_TIME => {
-                    *state = PendingSaveState::Withdrawn;
-                    return Err(SaveError::unavailable(
-                        "the mail waited in the queue for too long",
-                    ));
+                PendingSaveState::Queued(_, failure) => {
+                    let limit = hold();
+                    let failure =
+                        (failure.clone()).or_else(|| reason_if_unavailable(health, limit, waited));
+                    if failure.is_some() && held.is_none() {
+                        held = Some(HeldMailGuard::count(health.metrics()));
+                    }
+                    end_of_wait_in_queue(waited, limit, failure).or_else(|| {
+                        let has_left = waited >= DISCONNECT_CHECK_AFTER && client_left();
+                        has_left
+                            .then_some("the client disconnected before its mail was saved")
+                            .map(SaveError::unavailable)
+                    })
                 }
-                PendingSaveState::Queued(_)
-                    if waited >= DISCONNECT_CHECK_AFTER && client_left() =>
+                // The mail may or may not be stored, so the client gets 451, never 250.
+                PendingSaveState::Claimed(since)
+                    if waited >= MAX_QUEUE_TIME + MAX_TIME_AFTER_CLAIM
+                        && since.elapsed() >= MAX_TIME_AFTER_CLAIM =>
                 {
-                    *state = PendingSaveState::Withdrawn;
-                    return Err(SaveError::unavailable(
-                        "the client disconnected before its mail was saved",
-                    ));
-                }
-                PendingSaveState::Claimed if waited >= MAX_QUEUE_TIME + EXTRA_TIME_AFTER_CLAIM => {
-                    // The mail may or may not be stored, so the client gets 451, never 250.
-                    return Err(SaveError::unavailable(
+                    Some(SaveError::unavailable(
                         "the store took the mail and did not answer in time",
-                    ));
+                    ))
                 }
-                PendingSaveState::Queued(_)
-                | PendingSaveState::Claimed
-                | PendingSaveState::Withdrawn => {}
+                PendingSaveState::Claimed(_) | PendingSaveState::Withdrawn => None,
+            };
+            if let Some(error) = given_up {
+                // A mail that the writer returns to the queue later is not saved either.
+                *state = PendingSaveState::Withdrawn;
+                return Err(error);
             }
             let changed = self.pending.changed.wait(state);
             state = changed.unwrap_or_else(PoisonError::into_inner);
         }
     }
+}
+
+/// Returns why a queued mail that no failed attempt has met yet waits for an unavailable store; `None` if the store is ready, or
+/// if the configured time is 0: the mail then gets an attempt of its own. A writer that is in the middle of an attempt fails the
+/// queued mails only after it.
+fn reason_if_unavailable(
+    health: &StoreHealth,
+    limit: HoldLimit,
+    waited: Duration,
+) -> Option<SaveError> {
+    let is_asked = limit.is_configured() && waited >= DISCONNECT_CHECK_AFTER;
+    let reason = is_asked.then(|| health.store_unready_reason()).flatten();
+    reason.map(SaveError::unavailable)
+}
+
+/// Returns the error of a queued mail whose time is over; `failure` says why the store is unavailable, if it is.
+fn end_of_wait_in_queue(
+    waited: Duration,
+    limit: HoldLimit,
+    failure: Option<SaveError>,
+) -> Option<SaveError> {
+    let (time, error) = match failure {
+        Some(error) => (limit.time_after_failure(&error), error),
+        None => {
+            let reason = "the mail waited in the queue for too long";
+            (MAX_QUEUE_TIME, SaveError::unavailable(reason))
+        }
+    };
+    (waited >= time).then_some(error)
 }
 
 /// The connections that wait for an outcome. A ticker thread wakes those that have waited longer than
@@ -217,12 +287,12 @@ impl SharedPendingSave {
     }
 }
 
-/// Maximum time that a mail waits in the queue; after that its client gets 451. A client would wait ten minutes for the reply
+/// Maximum time that a mail waits in the queue of a store that is available; after that its client gets 451. A client would wait ten minutes for the reply
 /// (RFC 5321 §4.5.3.2.6), but a waiting client occupies one of the server's connections.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
-/// Time that a mail which a writer has taken may wait for its outcome in addition to `MAX_QUEUE_TIME`; after that its client
-/// gets 451. The MySQL store retries for 20 seconds, and a COMMIT that starts at the end of them may take the other 12 seconds.
-const EXTRA_TIME_AFTER_CLAIM: Duration = Duration::from_secs(32);
+/// Minimum time that a writer has for a mail that it has taken; after that, and after `MAX_QUEUE_TIME` in addition to it, the
+/// client gets 451. A COMMIT in doubt is looked up for 20 seconds, and the last attempt may take the other 12 seconds.
+const MAX_TIME_AFTER_CLAIM: Duration = Duration::from_secs(32);
 /// Time since the start of a save after which the server checks whether the client has disconnected.
 const DISCONNECT_CHECK_AFTER: Duration = Duration::from_secs(1);
 /// Interval between checks of a save that takes longer than a second: whether its time limit has passed and whether the

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use super::batching::{BatchPermit, BatchScheduler};
+use super::hold::{FailedAttempts, HoldLimit, QueueReceiver};
 use super::in_doubt::InDoubtThreads;
-use super::outcome::{count_store_error, report_outcomes};
+use super::outcome::{ClaimedMail, count_store_error, record_outcomes};
 use super::pending::{SaveWaiterRegistry, UnansweredMail, new_pending_save};
 use crate::error_chain::display_with_causes;
 use crate::mail::Mail;
@@ -61,7 +62,8 @@ impl SaveQueue {
         self.health.clone()
     }
 
-    /// Saves a mail and waits for the outcome, 62 seconds at most.
+    /// Saves a mail and waits for the outcome. While the store is unavailable, the mail waits as long as `hold` says, which is
+    /// called again and again because the load changes it.
     ///
     /// After the first second, `client_left` is called twice a second while the mail is queued. If it returns true, the mail is
     /// withdrawn: a client that disconnected sends the mail again, so saving it would make a duplicate.
@@ -71,12 +73,15 @@ impl SaveQueue {
     pub fn save(
         &self,
         mail: Mail,
+        hold: &dyn Fn() -> HoldLimit,
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
         let Some(queue) = &self.queue else {
             return Ok(SavedId::from(mail.hash()));
         };
-        if let Some(reason) = self.health.store_down_reason() {
+        if let Some(reason) = self.health.store_down_reason()
+            && hold().is_zero()
+        {
             return Err(SaveError::unavailable(reason));
         }
         if self.precompute_rows {
@@ -89,7 +94,7 @@ impl SaveQueue {
                 queue
                     .scheduler
                     .wake_writer_if_batch_is_ready(queue.queued.len());
-                waiter.wait_for_save_outcome(&queue.waiters, client_left)
+                waiter.wait_for_save_outcome(&queue.waiters, &self.health, hold, client_left)
             }
             // A mail whose client has left stays in the queue until a writer removes it, so the queue fills while the writers
             // hang. Filling it takes hours.
@@ -107,7 +112,7 @@ impl WriterThreads {
     /// Starts `count` writers, which open their stores with `open`.
     ///
     /// If `precompute_rows` is set, each connection's thread computes the row (`Mail::precompute_summary_and_body`) before it
-    /// queues the mail. No mail is queued while `health` reports the store as down.
+    /// queues the mail. While `health` reports the store as down, only mails that may wait for it are queued.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -119,13 +124,14 @@ impl WriterThreads {
     ) -> std::io::Result<(SaveQueue, WriterThreads)> {
         let (sender, receiver) = bounded(MAX_QUEUED_MAILS);
         let (stop, stopped) = bounded(0);
+        let receiver = QueueReceiver::new(receiver, stopped, MAX_QUEUED_MAILS);
         let scheduler = Arc::new(BatchScheduler::default());
         let in_doubt = Arc::new(InDoubtThreads::new(count, health.clone()));
         let threads = (0..count)
             .map(|number| {
                 let writer = QueueWriter {
                     queue: receiver.clone(),
-                    stopped: stopped.clone(),
+                    failed: FailedAttempts::default(),
                     open: Arc::clone(&open),
                     store: None,
                     health: health.clone(),
@@ -173,8 +179,8 @@ impl WriterThreads {
 }
 
 struct QueueWriter {
-    queue: Receiver<UnansweredMail>,
-    stopped: Receiver<()>,
+    queue: QueueReceiver,
+    failed: FailedAttempts,
     open: StoreOpener,
     store: Option<Box<dyn SaveMail>>,
     health: StoreHealth,
@@ -187,7 +193,7 @@ impl QueueWriter {
         let scheduler = Arc::clone(&self.scheduler);
         let metrics = Arc::clone(self.health.metrics());
         while let Some((first, permit)) =
-            scheduler.acquire_batch_permit(|| self.wait_for_queued_mail(), || self.queue.len())
+            scheduler.acquire_batch_permit(|| self.queue.wait_for_next(), || self.queue.len())
         {
             // A panic drops the queued mails of the batch. Their clients then get 451.
             if let Err(text) = panics::catch_and_count_panic(&metrics, Component::Writer, || {
@@ -201,6 +207,7 @@ impl QueueWriter {
                 });
                 self.drop_broken_store();
             }
+            self.queue.pause(self.failed.pause());
         }
     }
 
@@ -211,33 +218,11 @@ impl QueueWriter {
         let _ = panics::catch_and_count_panic(&metrics, Component::Writer, || drop(store));
     }
 
-    fn wait_for_queued_mail(&self) -> Option<UnansweredMail> {
-        if let Ok(queued) = self.queue.try_recv() {
-            return Some(queued);
-        }
-        select! {
-            recv(self.queue) -> queued => queued.ok(),
-            recv(self.stopped) -> _ => self.queue.try_recv().ok(),
-        }
-    }
-
     /// Saves one batch: prepares the store, saves the mails and reports the outcome of each.
     fn save_batch(&mut self, first: UnansweredMail, mut permit: BatchPermit) {
         let _request = self.health.begin_store_request("a batch");
         if let Err(error) = self.open_store_and_prepare_batch() {
-            // Fails only the mails that are already queued. A mail that arrives later starts another attempt to prepare the
-            // store.
-            let waiting = self.queue.try_iter().take(self.queue.len());
-            let waiting = std::iter::once(first).chain(waiting);
-            let mut count = 0;
-            for queued in waiting {
-                queued.set_save_outcome(Err(error.clone()), None);
-                count += 1;
-            }
-            count_store_error(self.health.metrics(), &error);
-            let reason = display_with_causes(&error);
-            self.health.record_failed_batch_in_health(&reason);
-            log::error!(mails = count, reason = reason.as_str(); "batch_failed");
+            self.fail_queued_mails(first, &error);
             return;
         }
         let (mails, queued_mails) = self.collect_batch(first);
@@ -261,7 +246,7 @@ impl QueueWriter {
         let claimed = queued_mails.into_iter().zip(mails).collect();
         let (claimed, outcomes) = self.in_doubt.start_for_mails_in_doubt(claimed, outcomes);
         if !claimed.is_empty() {
-            report_outcomes(&self.health, claimed, outcomes);
+            self.report_outcomes_or_return_mails(claimed, outcomes);
         }
         if has_panicked {
             self.health.metrics().panics.count(Component::Writer);
@@ -269,15 +254,57 @@ impl QueueWriter {
         }
     }
 
+    /// Ends an attempt to prepare the store. Fails only the mails that are already queued: a mail that arrives later starts
+    /// another attempt, as a mail does that goes on waiting.
+    fn fail_queued_mails(&mut self, first: UnansweredMail, error: &SaveError) {
+        let count = self.queue.fail_waiting_mails(first, error);
+        count_store_error(self.health.metrics(), error);
+        let reason = display_with_causes(error);
+        self.health.record_failed_batch_in_health(&reason);
+        match error.may_be_tried_again() {
+            true => self.failed.add(),
+            false => self.failed.end(),
+        }
+        if self.failed.is_to_be_logged(&reason) {
+            log::error!(mails = count, reason = reason.as_str(); "batch_failed");
+        }
+    }
+
+    /// Records the outcomes of a batch. Returns the mails to the queue for which the store was unavailable, and answers the
+    /// connections of the others.
+    fn report_outcomes_or_return_mails(
+        &mut self,
+        mails: Vec<ClaimedMail>,
+        outcomes: Vec<Result<SavedId, SaveError>>,
+    ) {
+        let is_unavailable = |outcome: &Result<SavedId, SaveError>| {
+            outcome.as_ref().is_err_and(SaveError::may_be_tried_again)
+        };
+        match outcomes.iter().all(is_unavailable) {
+            true => self.failed.add(),
+            false => self.failed.end(),
+        }
+        let failed = &mut self.failed;
+        record_outcomes(&self.health, &mails, &outcomes, |reason| {
+            failed.is_to_be_logged(reason)
+        });
+        for ((queued, mail), outcome) in mails.into_iter().zip(outcomes) {
+            match outcome {
+                Err(error) => self.queue.fail_claimed_mail((queued, mail), error),
+                saved => queued.set_save_outcome(saved, Some(mail)),
+            }
+        }
+    }
+
     /// Returns another queued mail for a batch of `so_far` mails. If the queue is empty and the batch has two or more mails,
     /// yields the processor once, so that connections can queue further mails: a commit costs less per mail in a larger batch.
     fn next_queued_mail_for_batch(&self, so_far: usize) -> Option<UnansweredMail> {
-        let next = self.queue.try_recv().ok();
+        let next = self.queue.try_next();
         if next.is_some() || so_far < 2 {
             return next;
         }
         thread::yield_now();
-        self.queue.try_recv().ok()
+        self.queue.try_next()
     }
 
     fn open_store_and_prepare_batch(&mut self) -> Result<(), SaveError> {
@@ -340,7 +367,7 @@ mod tests {
         };
         let mail = Mail::builder().recipient("u@ours.test").build().unwrap();
         let started_at = Instant::now();
-        let saved = saver.save(mail, &mut || false);
+        let saved = saver.save(mail, &HoldLimit::none, &mut || false);
         let error = saved.expect_err("a full queue");
         assert!(matches!(error, SaveError::Unavailable(_)), "{error}");
         assert!(error.to_string().starts_with("the queue is full"));

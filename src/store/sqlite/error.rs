@@ -61,7 +61,8 @@ pub fn classify_sqlite_error(file: &Path, error: &rusqlite::Error) -> Classified
             true,
         ),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            (unavailable(text("; another program holds its lock")), false)
+            let locked = SaveError::store_locked(text("; another program holds its lock"));
+            (BatchError::Store(locked), false)
         }
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             (unavailable(rights()), true)

@@ -123,12 +123,23 @@ impl SqliteStore {
     fn commit_batch_part(&mut self, part: &[Mail]) -> Result<(), BatchError> {
         self.begin()?;
         let open = self.opened_database_or_error()?;
-        let saved = open
-            .insert_all(part)
-            .and_then(|()| open.connection.execute_batch("COMMIT"));
-        saved.map_err(|error| self.roll_back_and_classify_error(&error))?;
+        let inserted = open.insert_all(part);
+        inserted.map_err(|error| self.roll_back_and_classify_error(&error))?;
+        let committed = self
+            .opened_database_or_error()?
+            .connection
+            .execute_batch("COMMIT");
+        // After a failed sync the `-wal` may hold the transaction, and the next connection then reads it. So the batch is not tried
+        // again.
+        committed.map_err(|error| match self.roll_back_and_classify_error(&error) {
+            BatchError::Store(error) if error.may_be_tried_again() && !error.is_store_locked() => {
+                BatchError::Store(SaveError::with_unknown_outcome(&error))
+            }
+            other => other,
+        })?;
         // The COMMIT succeeded, but perhaps into a database file that was moved or removed during the transaction.
-        self.check_files_are_in_place().map_err(BatchError::Store)?;
+        self.check_files_are_in_place()
+            .map_err(|error| BatchError::Store(SaveError::with_unknown_outcome(&error)))?;
         if let Some(open) = &mut self.open {
             open.log.warn_when_wal_is_large();
             let last_id = u64::try_from(open.connection.last_insert_rowid());
@@ -214,6 +225,7 @@ impl OpenSqliteDatabase {
         // On close, SQLite would delete the `-wal` by its name, even if another file now has that name. `OpenSqliteDatabase::close`
         // allows the deletion if the name still refers to the same file.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.busy_timeout(ATTEMPT_BUSY_TIMEOUT)?;
         let mut log = OpenedWalOrShmFile::new(wal_path(file));
         log.warn_when_wal_is_large();
         Ok(OpenSqliteDatabase {
@@ -346,7 +358,10 @@ pub(crate) fn insert_statement(table: &TableName) -> String {
     )
 }
 
-/// Longest time to wait for a lock that another connection holds; after this time SQLite reports SQLITE_BUSY.
+/// Longest time that one attempt to save waits for a lock that another connection holds. The queue tries again (`queue::hold`);
+/// meanwhile each mail gets 451 when its own time is over.
+const ATTEMPT_BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time to wait for a lock when the file is opened, read or checked; after this time SQLite reports SQLITE_BUSY.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time to wait for readers before the `-wal` of a moved database file is truncated; after this time the `-wal` is
 /// kept.

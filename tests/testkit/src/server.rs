@@ -373,7 +373,8 @@ pub fn with_umask(umask: &str) -> impl FnOnce(Command) -> Command + use<> {
     }
 }
 
-/// Writes goguerrilla.conf with these keys in addition to the test defaults.
+/// Writes goguerrilla.conf with these keys in addition to the test defaults. With GM_HOLD_SECONDS 0 a test sees at once that the
+/// store is unavailable; the tests of the hold set the key.
 pub fn write_config(folder: &Path, settings: &[(&str, &str)]) {
     let mut config = serde_json::json!({
         "GSTMP_LISTEN_INTERFACE": "127.0.0.1:0",
@@ -381,6 +382,7 @@ pub fn write_config(folder: &Path, settings: &[(&str, &str)]) {
         "GM_PRIMARY_MAIL_HOST": "primary.test",
         "GSMTP_LOG_FILE": "log",
         "GM_STORE": "sqlite",
+        "GM_HOLD_SECONDS": "0",
     });
     for (key, value) in settings {
         config[key] = (*value).into();
