@@ -14,6 +14,7 @@ pub mod kill_rounds;
 pub mod kill_rounds_mysql;
 pub mod load;
 pub mod mariadb;
+pub mod mta;
 mod output;
 pub mod ports;
 pub mod postgres;
