@@ -44,6 +44,7 @@ mod status;
 mod table;
 mod time;
 mod tls_files;
+mod waits;
 mod writer;
 mod xclient;
 

@@ -13,7 +13,7 @@ use testkit::certificates::{KeyKind, Pair};
 use testkit::mta::{Exim, Mta, Nullmailer, OpenSmtpd, Postfix, Relay, SENDER};
 use testkit::root::MtaRoot;
 use testkit::store::{StoredMail, mails_after};
-use testkit::{Server, test, value, wait_for, wait_for_within, without_trace};
+use testkit::{Server, test, value, wait_at_most, wait_for, wait_for_within, without_trace};
 
 #[test]
 fn postfix_delivers_its_queue_unchanged() {
@@ -135,7 +135,9 @@ fn assert_retries_after_451<M: Mta>() {
     let rows = wait_for_within("the mail to be retried", Duration::from_secs(60), || {
         mta.deliver();
         // The MTA may still be busy with the first attempt.
-        wait_a_second_for(|| Some(rows(&server)).filter(|rows| !rows.is_empty()))
+        wait_at_most(Duration::from_secs(1), || {
+            Some(rows(&server)).filter(|rows| !rows.is_empty())
+        })
     });
     wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
     assert_eq!(rows.len(), mail.recipients.len());
@@ -331,15 +333,4 @@ fn assert_content(row: &StoredMail, mail: &[u8]) {
             || line == "Content-Disposition: inline";
         assert!(is_known, "{line}");
     }
-}
-
-fn wait_a_second_for<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let started_at = std::time::Instant::now();
-    while started_at.elapsed() < Duration::from_secs(1) {
-        if let Some(answer) = ask() {
-            return Some(answer);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    None
 }
