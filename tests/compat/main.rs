@@ -2,4 +2,4 @@
 
 mod accounts;
 
-testkit::main!();
+testkit::main!(2);
