@@ -1,5 +1,6 @@
 //! Tests with MariaDB or MySQL, Redis or Valkey, and Galera.
 
+mod backup;
 mod check_mysql;
 mod check_redis;
 mod client_left;
@@ -10,6 +11,7 @@ mod memory;
 mod mysql_driver;
 mod mysql_faults;
 mod mysql_hanging;
+mod mysql_tls;
 mod promise_mysql;
 mod readiness;
 mod redis_cluster;
