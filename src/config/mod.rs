@@ -7,6 +7,7 @@ mod builder;
 mod error;
 mod invariants;
 mod raw;
+mod redis_interface;
 mod settings;
 mod sqlite_file;
 
