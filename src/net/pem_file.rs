@@ -14,6 +14,11 @@ pub enum PemKind {
     Chain,
     /// A private key.
     Key,
+    /// The certificates of authorities, in the file that the configuration key `key` names.
+    Authorities {
+        /// The configuration key.
+        key: &'static str,
+    },
 }
 
 impl PemKind {
@@ -22,13 +27,14 @@ impl PemKind {
         match self {
             PemKind::Chain => "GSMTP_PUB_KEY",
             PemKind::Key => "GSMTP_PRV_KEY",
+            PemKind::Authorities { key } => key,
         }
     }
 
     /// Returns the expected content in words.
     pub fn expected_pem_content(self) -> &'static str {
         match self {
-            PemKind::Chain => "a certificate in PEM form",
+            PemKind::Chain | PemKind::Authorities { .. } => "a certificate in PEM form",
             PemKind::Key => "a private key (PKCS#8, PKCS#1 or SEC1)",
         }
     }
@@ -91,10 +97,10 @@ fn describe_der_file_and_fix(octets: &[u8], wanted: PemKind, file: &Display) -> 
     Some(match tags.as_slice() {
         [Tag::Integer, Tag::Sequence, ..] if version == [3] => {
             let command = match wanted {
-                PemKind::Chain => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
                 PemKind::Key => {
                     format!("openssl pkcs12 -in {file} -nocerts -nodes -out {file}.pem")
                 }
+                _ => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
             };
             format!("a PKCS#12 file; take the PEM part out of it: {command}")
         }
@@ -133,12 +139,12 @@ fn describe_unwanted_pem_block(text: &str, wanted: PemKind, file: &Display) -> O
         )
     } else if has("OPENSSH PRIVATE KEY") {
         "a key of OpenSSH; make one for TLS: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256".to_owned()
-    } else if has("CERTIFICATE") && wanted == PemKind::Chain
+    } else if has("CERTIFICATE") && wanted != PemKind::Key
         || labels.iter().any(is_key) && wanted == PemKind::Key
     {
         let label = match wanted {
-            PemKind::Chain => "CERTIFICATE",
             PemKind::Key => labels.iter().copied().find(|label| is_key(label))?,
+            _ => "CERTIFICATE",
         };
         if label == "DSA PRIVATE KEY" {
             return Some(format!(
@@ -171,6 +177,9 @@ fn describe_unwanted_pem_block(text: &str, wanted: PemKind, file: &Display) -> O
         match wanted {
             PemKind::Chain => "a public key alone; name the certificate that was issued for it",
             PemKind::Key => "a public key; name the private one",
+            PemKind::Authorities { .. } => {
+                "a public key alone; name the certificate of the authority"
+            }
         }
         .to_owned()
     } else {
@@ -181,9 +190,10 @@ fn describe_unwanted_pem_block(text: &str, wanted: PemKind, file: &Display) -> O
 }
 
 fn swapped_pem_files_hint(found: PemKind, wanted: PemKind) -> &'static str {
-    match found == wanted {
-        true => "",
-        false => {
+    match wanted {
+        PemKind::Authorities { .. } => "; name the certificate of the authority",
+        wanted if wanted == found => "",
+        _ => {
             "; GSMTP_PUB_KEY names the file of the certificates, GSMTP_PRV_KEY that of the key: are they swapped?"
         }
     }
@@ -195,6 +205,9 @@ fn signing_request_hint(wanted: PemKind) -> String {
             "a certificate signing request; name the certificate that the authority issued for it"
         }
         PemKind::Key => "a certificate signing request; name the key that it was made with",
+        PemKind::Authorities { .. } => {
+            "a certificate signing request; name the certificate of the authority"
+        }
     }
     .to_owned()
 }
