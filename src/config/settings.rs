@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use crate::smtp::domain;
 
 use super::raw::{RawConfig, bad_value};
+use super::redis_interface::unused_redis_ca_warning;
 use super::sqlite_file::parse_sqlite_file_path;
 use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
 
@@ -102,6 +103,7 @@ impl RawConfig {
             mysql_password: Secret(self.configured_or_default_value("MYSQL_PASS").to_owned()),
             mysql_database: self.configured_or_default_value("MYSQL_DB").to_owned(),
             redis_urls: self.parse_redis_urls()?,
+            redis_ca: self.redis_ca_file(),
             redis_expire_seconds: self.parse_number(
                 "REDIS_EXPIRE_SECONDS",
                 "a number of seconds such as \"3600\"",
@@ -109,6 +111,10 @@ impl RawConfig {
             )?,
             warnings: Vec::new(),
         };
+        warnings.extend(unused_redis_ca_warning(
+            &config.redis_urls,
+            config.redis_ca.as_ref(),
+        ));
         if config.proxy_protocol && config.trusted_proxies().is_empty() {
             warnings.push(NO_TRUSTED_PROXY.to_owned());
         }

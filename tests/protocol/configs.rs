@@ -145,6 +145,7 @@ const KEYS: &[&str] = &[
     "MYSQL_PASS",
     "MYSQL_DB",
     "REDIS_INTERFACE",
+    "REDIS_CA",
     "REDIS_EXPIRE_SECONDS",
     "NGINX_AUTH_ENABLED",
     "NGINX_AUTH",

@@ -14,6 +14,7 @@ mod promise_mysql;
 mod readiness;
 mod redis_cluster;
 mod redis_faults;
+mod redis_tls;
 mod reload;
 mod status;
 mod storage;

@@ -2,6 +2,7 @@
 //! checks the form of each reply, and the servers and proxies that surround the program.
 
 pub mod auth_http;
+pub mod authority;
 pub mod certificates;
 pub mod dialog;
 pub mod ended;
@@ -19,6 +20,7 @@ pub mod ports;
 pub mod postgres;
 pub mod rate;
 pub mod redis;
+pub mod redis_tls;
 mod requirements;
 pub mod root;
 mod runner;
