@@ -21,8 +21,8 @@ impl RawConfig {
         });
         urls.ok_or_else(|| ConfigError::BadValue {
             key: "REDIS_INTERFACE",
-            expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\", \"rediss://...\" for TLS, several \
-                       \"host:port\" of a Redis Cluster, comma separated and all with the same scheme and login, or \"\""
+            expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\", \"rediss://...\" for TLS, \
+                       several \"host:port\" of a Redis Cluster, comma separated and all with the same scheme and login, or \"\""
                 .to_owned(),
             found: REDACTED.to_owned(),
         })
@@ -43,7 +43,7 @@ pub(super) fn unused_redis_ca_warning(
 ) -> Option<String> {
     let has_tls = urls.iter().any(|url| url.reveal().starts_with(TLS_SCHEME));
     (ca_file.is_some() && !has_tls).then(|| {
-        "REDIS_CA: not used, because REDIS_INTERFACE has no rediss://; write rediss://host:port there for TLS, or remove REDIS_CA"
+        "REDIS_CA: not used, because REDIS_INTERFACE has no rediss://; write rediss://host:port there, or remove REDIS_CA"
             .to_owned()
     })
 }

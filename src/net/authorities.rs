@@ -11,8 +11,8 @@ use rustls::{ClientConfig, RootCertStore, version};
 use super::pem_file::PemKind;
 use super::tls::{TlsFilesError, read_pem};
 
-/// Returns Mozilla's authorities and those in `ca_file`, which the configuration key `key` names. A certificate of the file that
-/// TLS cannot use is skipped, because the bundle of an operating system may contain one.
+/// Returns Mozilla's authorities and those in `ca_file`, which the configuration key `key` names. A certificate of the file
+/// that TLS cannot use is skipped, because the bundle of an operating system may contain one.
 ///
 /// # Errors
 /// [`TlsFilesError`]: the file cannot be read, or contains no certificate that TLS can use.

@@ -40,7 +40,7 @@ impl PemKind {
     }
 }
 
-/// Reads a file of at most [`MAX_PEM_OCTETS`], without the byte order mark that some editors put at its start.
+/// Reads a file of at most 1 MiB, without the byte order mark that some editors put at its start.
 ///
 /// # Errors
 /// The file cannot be read, or it is too long ([`io::ErrorKind::FileTooLarge`]).

@@ -62,8 +62,8 @@ impl TlsPeer<'_> {
             ),
             CertificateError::UnknownIssuer => match self.ca_file {
                 Some(_) => format!(
-                    "comes from another authority: add the certificate of that authority to the file of {key}, and have the server \
-                     send its intermediate certificates"
+                    "comes from another authority: add the certificate of that authority to the file of {key}, and have the \
+                     server send its intermediate certificates"
                 ),
                 None => format!(
                     "comes from another authority: name a file with the certificate of that authority in {key}"
@@ -73,7 +73,7 @@ impl TlsPeer<'_> {
                 self.describe_wrong_name(presented)
             }
             CertificateError::Other(error) if error.to_string() == CA_AS_SERVER => format!(
-                "is one of an authority (CA:TRUE), which TLS does not accept from a server: issue another one for {host} with it"
+                "is one of an authority (CA:TRUE), which a server must not use: issue another one for {host} with it"
             ),
             fault => format!("is not usable: {fault}"),
         }

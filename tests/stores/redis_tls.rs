@@ -206,13 +206,16 @@ fn incomplete_tls_handshake_of_redis_neither_loses_nor_delays_mail() {
     for behavior in [
         FakeBehavior::Hangs,
         // The beginning of a handshake record of 16,000 octets.
-        FakeBehavior::RepliesSlowly(b"\x16\x03\x03\x3e\x80\x02\x00\x3e\x7c\x03\x03 and so on and on and on and on and on and on"),
+        FakeBehavior::RepliesSlowly(
+            b"\x16\x03\x03\x3e\x80\x02\x00\x3e\x7c\x03\x03 and so on and on and on and on and on",
+        ),
         FakeBehavior::Replies(b"garbage\r\n"),
         FakeBehavior::RepliesAndCloses(b"\x15\x03\x03\x00\x02\x02\x28"),
         FakeBehavior::RepliesAndCloses(b""),
     ] {
         let fake = FakeRedis::start(behavior);
-        let server = database.server(&[("REDIS_INTERFACE", &format!("rediss://{}", fake.address()))]);
+        let server =
+            database.server(&[("REDIS_INTERFACE", &format!("rediss://{}", fake.address()))]);
         for number in 0..2 {
             let (location, took) = deliver(&server, &database, &short_mail(&number.to_string()));
             assert_eq!(location, "gzencode", "{behavior:?}");
@@ -221,8 +224,14 @@ fn incomplete_tls_handshake_of_redis_neither_loses_nor_delays_mail() {
         server.wait_for_log(" redis_failed ");
         let started_at = Instant::now();
         let (is_ok, output) = server.check();
-        assert!(is_ok && output.contains("REDIS_INTERFACE"), "{behavior:?}: {output}");
-        assert!(started_at.elapsed() < Duration::from_secs(60), "{behavior:?}");
+        assert!(
+            is_ok && output.contains("REDIS_INTERFACE"),
+            "{behavior:?}: {output}"
+        );
+        assert!(
+            started_at.elapsed() < Duration::from_secs(60),
+            "{behavior:?}"
+        );
     }
 }
 

@@ -37,8 +37,8 @@ use crate::net::tls::TlsFilesError;
 /// The settings of Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
-    /// `redis://`, `rediss://` (with TLS) or `redis+unix://` URLs. They may contain a password, so they are never shown. Several
-    /// URLs are nodes of one Redis Cluster; the scheme, user and password of the first one are used for all nodes.
+    /// `redis://`, `rediss://` (with TLS) or `redis+unix://` URLs. They may contain a password, so they are never shown.
+    /// Several URLs are nodes of one Redis Cluster; the scheme, user and password of the first one are used for all nodes.
     pub urls: Vec<String>,
     /// PEM file of the authorities that may have issued the certificate of a server, in addition to Mozilla's.
     pub ca_file: Option<PathBuf>,
