@@ -4,6 +4,7 @@
 
 mod allowed_hosts;
 mod builder;
+mod database_tls;
 mod error;
 mod invariants;
 mod raw;
@@ -23,6 +24,7 @@ use crate::smtp::AcceptedDomains;
 use raw::RawConfig;
 
 pub use builder::ConfigBuilder;
+pub use database_tls::DatabaseTlsMode;
 pub use error::ConfigError;
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
@@ -88,6 +90,10 @@ pub struct Config {
     pub(crate) mysql_user: String,
     /// MYSQL_PASS: password of `mysql_user`.
     pub(crate) mysql_password: Secret,
+    /// MYSQL_TLS: how connections to the database are protected.
+    pub(crate) mysql_tls: DatabaseTlsMode,
+    /// MYSQL_CA: PEM file of authorities for `mysql_tls`, in addition to Mozilla's; `None` if the key is empty.
+    pub(crate) mysql_ca_file: Option<PathBuf>,
     /// MYSQL_DB: default database; may be empty.
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.

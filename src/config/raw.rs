@@ -180,7 +180,8 @@ fn default_of_config_key(key: &str) -> &'static str {
         .map_or("", |(_, default)| default)
 }
 
-fn yes_or_no(text: &str) -> Option<bool> {
+/// Parses `Y`, `N` and their synonyms.
+pub fn yes_or_no(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "y" | "yes" | "true" | "1" => Some(true),
         "n" | "no" | "false" | "0" => Some(false),
@@ -217,6 +218,8 @@ pub const KEYS: &[(&str, &str)] = &[
     ("MYSQL_HOST", "127.0.0.1:3306"),
     ("MYSQL_USER", ""),
     ("MYSQL_PASS", ""),
+    ("MYSQL_TLS", "N"),
+    ("MYSQL_CA", ""),
     ("MYSQL_DB", ""),
     ("REDIS_INTERFACE", "127.0.0.1:6379"),
     ("REDIS_CA", ""),

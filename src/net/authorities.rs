@@ -8,14 +8,13 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore, version};
 
-use super::pem_file::PemKind;
-use super::tls::{TlsFilesError, read_pem};
+use super::ca_file::read_ca_file;
+use super::tls::TlsFilesError;
 
-/// Returns Mozilla's authorities and those in `ca_file`, which the configuration key `key` names. A certificate of the file
-/// that TLS cannot use is skipped, because the bundle of an operating system may contain one.
+/// Returns Mozilla's authorities and those in `ca_file`, which the configuration key `key` names.
 ///
 /// # Errors
-/// [`TlsFilesError`]: the file cannot be read, or contains no certificate that TLS can use.
+/// [`TlsFilesError`]: the file cannot be read, or a certificate in it is missing or cannot be used.
 pub fn load_authorities(
     key: &'static str,
     ca_file: Option<&Path>,
@@ -24,15 +23,24 @@ pub fn load_authorities(
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
     if let Some(file) = ca_file {
-        let mozilla = authorities.len();
-        authorities = read_pem(PemKind::Authorities { key }, file, |mut pem| {
-            let certificates = rustls_pemfile::certs(&mut pem).collect::<io::Result<Vec<_>>>()?;
-            let mut all = authorities.clone();
-            all.add_parsable_certificates(certificates);
-            Ok((all.len() > mozilla).then_some(all))
-        })?;
+        let own = read_ca_file(file).map_err(|error| ca_file_error(key, file, error))?;
+        authorities.extend(own.roots);
     }
     Ok(authorities)
+}
+
+fn ca_file_error(key: &'static str, file: &Path, error: io::Error) -> TlsFilesError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => TlsFilesError::Unusable(format!(
+            "{key}: {}: {error}; name a PEM file with the certificates of authorities",
+            file.display()
+        )),
+        _ => TlsFilesError::Unreadable {
+            key,
+            file: file.to_owned(),
+            source: error,
+        },
+    }
 }
 
 /// Returns a configuration for connections to servers whose certificate one of `authorities` issued. Sessions are not resumed,

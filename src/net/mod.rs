@@ -3,6 +3,8 @@
 pub mod accept_pool;
 #[cfg(feature = "mysql")]
 pub mod authorities;
+#[cfg(feature = "mysql")]
+pub mod ca_file;
 mod certificate_chain;
 mod client;
 pub mod connection_limiter;
@@ -13,12 +15,12 @@ pub mod io_timeout;
 mod key_fault;
 pub mod listener;
 pub mod load;
-pub mod pem_file;
+mod pem_file;
 pub mod proxy_protocol;
-#[cfg(feature = "mysql")]
-pub mod server_fault;
 mod timed_socket;
 pub mod tls;
+#[cfg(feature = "mysql")]
+pub mod tls_client_error;
 pub mod transport;
 mod transport_error;
 pub mod trusted_proxies;

@@ -14,11 +14,6 @@ pub enum PemKind {
     Chain,
     /// A private key.
     Key,
-    /// The certificates of authorities, in the file that the configuration key `key` names.
-    Authorities {
-        /// The configuration key.
-        key: &'static str,
-    },
 }
 
 impl PemKind {
@@ -27,24 +22,35 @@ impl PemKind {
         match self {
             PemKind::Chain => "GSMTP_PUB_KEY",
             PemKind::Key => "GSMTP_PRV_KEY",
-            PemKind::Authorities { key } => key,
         }
     }
 
     /// Returns the expected content in words.
     pub fn expected_pem_content(self) -> &'static str {
         match self {
-            PemKind::Chain | PemKind::Authorities { .. } => "a certificate in PEM form",
+            PemKind::Chain => "a certificate in PEM form",
             PemKind::Key => "a private key (PKCS#8, PKCS#1 or SEC1)",
         }
     }
 }
 
-/// Reads a file of at most 1 MiB, without the byte order mark that some editors put at its start.
+/// Reads a file of at most [`MAX_PEM_OCTETS`], without the byte order mark that some editors put at its start.
 ///
 /// # Errors
 /// The file cannot be read, or it is too long ([`io::ErrorKind::FileTooLarge`]).
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut octets = read_unchanged(file)?;
+    if octets.starts_with(UTF8_MARK) {
+        octets.drain(..UTF8_MARK.len());
+    }
+    Ok(octets)
+}
+
+/// Reads a file as [`read`] does, but with its byte order mark, if it has one.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_unchanged(file: &Path) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
     let mut limited = File::open(file)?.take(MAX_PEM_OCTETS + 1);
     limited.read_to_end(&mut octets)?;
@@ -53,9 +59,6 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
             io::ErrorKind::FileTooLarge,
             format!("the file is longer than {MAX_PEM_OCTETS} octets"),
         ));
-    }
-    if octets.starts_with(UTF8_MARK) {
-        octets.drain(..UTF8_MARK.len());
     }
     Ok(octets)
 }
@@ -97,10 +100,10 @@ fn describe_der_file_and_fix(octets: &[u8], wanted: PemKind, file: &Display) -> 
     Some(match tags.as_slice() {
         [Tag::Integer, Tag::Sequence, ..] if version == [3] => {
             let command = match wanted {
+                PemKind::Chain => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
                 PemKind::Key => {
                     format!("openssl pkcs12 -in {file} -nocerts -nodes -out {file}.pem")
                 }
-                _ => format!("openssl pkcs12 -in {file} -nokeys -out {file}.pem"),
             };
             format!("a PKCS#12 file; take the PEM part out of it: {command}")
         }
@@ -139,12 +142,12 @@ fn describe_unwanted_pem_block(text: &str, wanted: PemKind, file: &Display) -> O
         )
     } else if has("OPENSSH PRIVATE KEY") {
         "a key of OpenSSH; make one for TLS: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256".to_owned()
-    } else if has("CERTIFICATE") && wanted != PemKind::Key
+    } else if has("CERTIFICATE") && wanted == PemKind::Chain
         || labels.iter().any(is_key) && wanted == PemKind::Key
     {
         let label = match wanted {
+            PemKind::Chain => "CERTIFICATE",
             PemKind::Key => labels.iter().copied().find(|label| is_key(label))?,
-            _ => "CERTIFICATE",
         };
         if label == "DSA PRIVATE KEY" {
             return Some(format!(
@@ -177,9 +180,6 @@ fn describe_unwanted_pem_block(text: &str, wanted: PemKind, file: &Display) -> O
         match wanted {
             PemKind::Chain => "a public key alone; name the certificate that was issued for it",
             PemKind::Key => "a public key; name the private one",
-            PemKind::Authorities { .. } => {
-                "a public key alone; name the certificate of the authority"
-            }
         }
         .to_owned()
     } else {
@@ -190,10 +190,9 @@ fn describe_unwanted_pem_block(text: &str, wanted: PemKind, file: &Display) -> O
 }
 
 fn swapped_pem_files_hint(found: PemKind, wanted: PemKind) -> &'static str {
-    match wanted {
-        PemKind::Authorities { .. } => "; name the certificate of the authority",
-        wanted if wanted == found => "",
-        _ => {
+    match found == wanted {
+        true => "",
+        false => {
             "; GSMTP_PUB_KEY names the file of the certificates, GSMTP_PRV_KEY that of the key: are they swapped?"
         }
     }
@@ -205,9 +204,6 @@ fn signing_request_hint(wanted: PemKind) -> String {
             "a certificate signing request; name the certificate that the authority issued for it"
         }
         PemKind::Key => "a certificate signing request; name the key that it was made with",
-        PemKind::Authorities { .. } => {
-            "a certificate signing request; name the certificate of the authority"
-        }
     }
     .to_owned()
 }

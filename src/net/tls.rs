@@ -226,11 +226,7 @@ fn read_certificate_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, T
     })
 }
 
-/// Reads a PEM file and parses its content with `read`, which returns `None` if `wanted` is not in it.
-///
-/// # Errors
-/// [`TlsFilesError::Unreadable`] or [`TlsFilesError::NotPem`], which describes the content.
-pub(super) fn read_pem<T>(
+fn read_pem<T>(
     wanted: PemKind,
     file: &Path,
     read: impl Fn(&[u8]) -> io::Result<Option<T>>,

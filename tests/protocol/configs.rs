@@ -143,6 +143,8 @@ const KEYS: &[&str] = &[
     "MYSQL_HOST",
     "MYSQL_USER",
     "MYSQL_PASS",
+    "MYSQL_TLS",
+    "MYSQL_CA",
     "MYSQL_DB",
     "REDIS_INTERFACE",
     "REDIS_CA",

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::authority::Authority;
-use testkit::certificates::Pair;
+use testkit::certificates::{Authority, Pair};
 use testkit::ended::run;
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::redis::{FakeBehavior, FakeRedis};
@@ -45,8 +44,8 @@ fn wait_until_bodies_go_to_redis(server: &Server, database: &MariaDb, content: &
 }
 
 /// Starts a server that saves at `database` and in this Redis.
-fn server_with(database: &MariaDb, interface: &str, ca: &Pair) -> Server {
-    let ca = ca.chain.display().to_string();
+fn server_with(database: &MariaDb, interface: &str, ca: &Authority) -> Server {
+    let ca = ca.file.display().to_string();
     database.server(&[
         ("REDIS_INTERFACE", interface),
         ("REDIS_CA", &ca),
@@ -72,7 +71,7 @@ fn bodies_are_stored_in_and_read_from_redis_over_tls() {
             ("mail:s3cr3t-of-mail@", "localhost", "/1"),
         ] {
             let interface = server.url(login, host) + number;
-            let goguerrilla = server_with(&database, &interface, &authority.pair);
+            let goguerrilla = server_with(&database, &interface, &authority);
             wait_until_bodies_go_to_redis(&goguerrilla, &database, &short_mail("short"));
             // More than what rustls buffers at once.
             wait_until_bodies_go_to_redis(&goguerrilla, &database, &incompressible(1_000_000));
@@ -92,7 +91,7 @@ fn body_is_sent_again_if_redis_closed_an_idle_tls_connection() {
     let pair = authority.issue("redis", &["127.0.0.1"], 90);
     let database = MariaDb::start();
     let server = TlsRedis::start(&pair, &[]);
-    let goguerrilla = server_with(&database, &server.url("", "127.0.0.1"), &authority.pair);
+    let goguerrilla = server_with(&database, &server.url("", "127.0.0.1"), &authority);
     wait_until_bodies_go_to_redis(&goguerrilla, &database, &short_mail("first"));
     let failures = goguerrilla.log().matches(" redis_failed ").count();
     for number in 0..3 {
@@ -114,62 +113,62 @@ fn wrong_redis_certificate_puts_bodies_into_the_table_and_is_explained() {
     let right = start(&authority.issue("right", &["localhost"], 90), &[]);
     let expired = start(&authority.issue("expired", &["localhost"], -1), &[]);
     let nameless = start(&authority.issue("nameless", &[], 90), &[]);
-    let own = start(&authority.pair, &[]);
+    let own = start(&authority.own_pair("own"), &[]);
     let wary = start(
         &authority.issue("wary", &["localhost"], 90),
         &["--tls-auth-clients", "yes"],
     );
     let plaintext = format!("rediss://:s3cr3t-1@{}", right.redis.tcp_address());
-    let authority_file = authority.pair.chain.display().to_string();
-    let stranger_file = stranger.pair.chain.display().to_string();
+    let authority_file = authority.file.display().to_string();
+    let stranger_file = stranger.file.display().to_string();
     let login = "mail:s3cr3t-2@";
     for (interface, ca, in_log, in_check) in [
         (
             right.url(login, "localhost"),
             stranger_file.as_str(),
-            "certificate of localhost comes from another authority: add",
+            "is signed by an authority that is neither one of Mozilla's nor in REDIS_CA (/",
             stranger_file.as_str(),
         ),
         (
             right.url(login, "localhost"),
             "",
-            "certificate of localhost comes from another authority: name a file",
-            "in REDIS_CA; trusted are Mozilla's authorities; bodies go into column `mail`",
+            "neither one of Mozilla's nor in REDIS_CA (which is empty)",
+            "name the PEM file of its authority in REDIS_CA; bodies go into column `mail`",
         ),
         (
             expired.url(login, "localhost"),
             &authority_file,
-            "certificate of localhost expired at 20",
+            "has expired on 20",
             &authority_file,
         ),
         (
             right.url(login, "127.0.0.1"),
             &authority_file,
-            "certificate of 127.0.0.1 is for another name, ",
-            "issue it with subjectAltName IP:127.0.0.1",
+            " is for localhost, not for 127.0.0.1",
+            "name the server in REDIS_INTERFACE as its certificate does",
         ),
         (
             nameless.url(login, "localhost"),
             &authority_file,
-            "certificate of localhost has no name",
-            "issue it with subjectAltName DNS:localhost",
+            " names no host in subjectAltName",
+            "whose subjectAltName names localhost",
         ),
         (
             own.url(login, "localhost"),
             &authority_file,
-            "certificate of localhost is one of an authority",
+            " is that of an authority",
             &authority_file,
         ),
         (
             wary.url(login, "localhost"),
             &authority_file,
-            "localhost wants a certificate of the client",
+            " wants a certificate of the client",
             "tls-auth-clients no",
         ),
         (
             plaintext,
             &authority_file,
-            "127.0.0.1 has not completed the handshake",
+            " has not completed the handshake",
             "it answers without TLS; name its tls-port",
         ),
     ] {
@@ -244,12 +243,12 @@ fn reload_applies_redis_ca_and_rejects_one_that_cannot_be_used() {
     let database = MariaDb::start();
     let redis = TlsRedis::start(&pair, &[]);
     let interface = redis.url("", "127.0.0.1");
-    let server = server_with(&database, &interface, &stranger.pair);
+    let server = server_with(&database, &interface, &stranger);
     let mail = short_mail("one");
     assert_eq!(deliver(&server, &database, &mail).0, "gzencode");
 
     let address = database.address().to_string();
-    let ca = authority.pair.chain.display().to_string();
+    let ca = authority.file.display().to_string();
     let settings = with_hosts(
         &address,
         &[("REDIS_INTERFACE", &interface), ("REDIS_CA", &ca)],
@@ -260,7 +259,10 @@ fn reload_applies_redis_ca_and_rejects_one_that_cannot_be_used() {
     let missing = folder.path().join("missing.pem").display().to_string();
     for (file, cause) in [
         (&missing, "No such file"),
-        (&pair.key.display().to_string(), "a private key"),
+        (
+            &pair.key.display().to_string(),
+            "no certificate in PEM form",
+        ),
     ] {
         let wrong = with_hosts(
             &address,
@@ -297,7 +299,7 @@ fn reload_applies_redis_ca_and_rejects_one_that_cannot_be_used() {
     }
 
     // The file is read for each connection, so that a renewed authority needs no reload.
-    fs::copy(&stranger.pair.chain, &authority.pair.chain).expect("the file is replaced");
+    fs::copy(&stranger.file, &authority.file).expect("the file is replaced");
     let _: i64 = (redis.redis).command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     assert_eq!(deliver(&server, &database, &mail).0, "gzencode");
 }
@@ -316,7 +318,7 @@ fn bodies_go_to_each_node_of_a_redis_cluster_over_tls() {
         let authority = Authority::make(folder.path(), "authority");
         let pairs = [0, 1, 2].map(|node| authority.issue(&format!("node{node}"), &[host], 90));
         let cluster = TlsRedisCluster::start(&authority, &pairs, options);
-        let server = server_with(&database, &cluster.urls(host), &authority.pair);
+        let server = server_with(&database, &cluster.urls(host), &authority);
         let mail = short_mail("one");
         let all_in_redis = || {
             let mut locations = (0..15).map(|_| deliver(&server, &database, &mail).0);
@@ -326,10 +328,7 @@ fn bodies_go_to_each_node_of_a_redis_cluster_over_tls() {
         let bodies = cluster.cluster.bodies_by_node();
         assert!(bodies.iter().all(|bodies| !bodies.is_empty()), "{bodies:?}");
         let (is_ok, output) = server.check();
-        let command = format!(
-            "redis-cli --tls --cacert {}",
-            authority.pair.chain.display()
-        );
+        let command = format!("redis-cli --tls --cacert {}", authority.file.display());
         assert!(is_ok && output.contains(&command), "{output}");
         assert!(!output.contains("TLS: "), "{output}");
         let listed = run(server.folder.path(), &["list"]);
@@ -352,7 +351,7 @@ fn only_bodies_of_the_redis_cluster_node_with_a_wrong_certificate_go_into_the_ta
     let pairs = [0, 1, 2].map(|node| authority.issue(&format!("node{node}"), &[names[node]], 90));
     let database = MariaDb::start();
     let cluster = TlsRedisCluster::start(&authority, &pairs, &[]);
-    let server = server_with(&database, &cluster.urls("127.0.0.1"), &authority.pair);
+    let server = server_with(&database, &cluster.urls("127.0.0.1"), &authority);
     let locations = wait_for_within("both locations", RECOVERY_LIMIT, || {
         let locations: Vec<String> = (0..30)
             .map(|_| deliver(&server, &database, &short_mail("one")).0)
@@ -364,7 +363,7 @@ fn only_bodies_of_the_redis_cluster_node_with_a_wrong_certificate_go_into_the_ta
     assert!(bodies[1].is_empty() && !bodies[0].is_empty(), "{bodies:?}");
     let (is_ok, output) = server.check();
     let node = format!(
-        "Redis at 127.0.0.1:{}: TLS: certificate of 127.0.0.1",
+        "Redis at 127.0.0.1:{}: TLS: the certificate of 127.0.0.1:",
         cluster.tls_ports[1]
     );
     let line = output.lines().find(|line| line.contains(&node));

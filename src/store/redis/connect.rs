@@ -39,10 +39,10 @@ impl Connector {
         }
         let mut address = *info.addr;
         let mut tls = None;
-        if let ConnectionAddr::Tcp(host, _) = &mut address {
+        if let ConnectionAddr::Tcp(host, port) = &mut address {
             // In a URL an IPv6 address is enclosed in brackets. They are removed, because a resolver does not accept them.
             *host = host.trim_matches(['[', ']']).to_owned();
-            tls = without_tls.map(|_| Arc::new(RedisTls::new(host, ca_file)));
+            tls = without_tls.map(|_| Arc::new(RedisTls::new(host, *port, ca_file)));
         }
         Ok(Connector {
             address,

@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{AlertDescription, ClientConnection, Error, StreamOwned};
 
 use crate::net::authorities::{load_authorities, tls_client_config};
-use crate::net::server_fault::TlsPeer;
 use crate::net::tls::TlsFilesError;
+use crate::net::tls_client_error::{VerifiedServer, describe_tls_client_error};
 
 /// How to verify the certificate of one Redis server.
 pub struct RedisTls {
     host: String,
+    /// `host:port`, for error texts.
+    address: String,
     ca_file: Option<PathBuf>,
 }
 
@@ -27,9 +29,10 @@ pub struct RedisTlsStream {
 
 impl RedisTls {
     /// Returns the settings for a server that is reached as `host`, a name or an IP address. `ca_file` is REDIS_CA.
-    pub fn new(host: &str, ca_file: Option<&Path>) -> RedisTls {
+    pub fn new(host: &str, port: u16, ca_file: Option<&Path>) -> RedisTls {
         RedisTls {
             host: host.to_owned(),
+            address: format!("{host}:{port}"),
             ca_file: ca_file.map(Path::to_owned),
         }
     }
@@ -61,15 +64,14 @@ impl RedisTls {
     }
 
     fn describe_handshake_error(&self, error: io::Error, timeout: Duration) -> io::Error {
-        let host = &self.host;
+        let address = &self.address;
         match error.kind() {
             // A Redis without TLS reads the ClientHello as the beginning of a command and waits for the rest.
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => tls_fault(&format!(
-                "{host} has not completed the handshake within {timeout:?}, like a port without TLS; name its tls-port in \
-                 REDIS_INTERFACE, or write redis://"
+                "{address} has not completed the handshake within {timeout:?}, like a port without TLS; {PLAINTEXT_FIX}"
             )),
             io::ErrorKind::UnexpectedEof => tls_fault(&format!(
-                "{host} closed the connection during the handshake; its log may say why"
+                "{address} closed the connection during the handshake; its log may say why"
             )),
             _ => self.describe_io_error(error),
         }
@@ -84,14 +86,34 @@ impl RedisTls {
         }
     }
 
+    /// Returns one line that names the server, the file of REDIS_CA, the cause and the fix.
     fn describe(&self, error: &rustls::Error) -> io::Error {
-        let peer = TlsPeer {
-            host: &self.host,
+        let address = &self.address;
+        let server = VerifiedServer {
+            address,
+            address_key: "REDIS_INTERFACE",
             ca_key: "REDIS_CA",
             ca_file: self.ca_file.as_deref(),
-            no_client_certificate: "set tls-auth-clients no in the configuration of Redis",
         };
-        tls_fault(&peer.describe_tls_error(error))
+        let described = describe_tls_client_error(error, &server);
+        let (text, fix) = (described.text, described.fix);
+        tls_fault(&match (error, &self.ca_file) {
+            (Error::InvalidMessage(_), _) => {
+                format!("{address} answers without TLS; {PLAINTEXT_FIX}")
+            }
+            (Error::AlertReceived(AlertDescription::CertificateRequired), _) => {
+                format!("{address} wants a certificate of the client; {CLIENT_CERTIFICATE_FIX}")
+            }
+            (Error::AlertReceived(AlertDescription::HandshakeFailure), _) => {
+                format!(
+                    "{text}; {fix}; if it wants a certificate of the client, {CLIENT_CERTIFICATE_FIX}"
+                )
+            }
+            (Error::InvalidCertificate(_), Some(file)) if !text.contains("REDIS_CA") => {
+                format!("{text}; {fix} (verified with REDIS_CA {})", file.display())
+            }
+            _ => format!("{text}; {fix}"),
+        })
     }
 }
 
@@ -175,5 +197,7 @@ fn complete_handshake(
     }
 }
 
+const PLAINTEXT_FIX: &str = "name its tls-port in REDIS_INTERFACE, or write redis://";
+const CLIENT_CERTIFICATE_FIX: &str = "set tls-auth-clients no in the configuration of Redis";
 /// The beginning of each error text of TLS.
 const TLS_FAULT: &str = "TLS: ";

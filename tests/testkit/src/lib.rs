@@ -2,7 +2,6 @@
 //! checks the form of each reply, and the servers and proxies that surround the program.
 
 pub mod auth_http;
-pub mod authority;
 pub mod certificates;
 pub mod dialog;
 pub mod ended;

@@ -1,7 +1,6 @@
 //! Redis and a Redis Cluster that speak TLS on a port of their own. The other port is for the test itself.
 
-use super::authority::Authority;
-use super::certificates::Pair;
+use super::certificates::{Authority, Pair};
 use super::ports::free_port;
 use super::redis::{Redis, RedisCluster};
 
@@ -39,7 +38,7 @@ impl TlsRedisCluster {
     /// Starts a cluster in which each node shows the certificate of its number and has these options too.
     pub fn start(authority: &Authority, pairs: &[Pair; 3], own: &[&str]) -> TlsRedisCluster {
         let tls_ports: Vec<u16> = pairs.iter().map(|_| free_port()).collect();
-        let ca = authority.pair.chain.display().to_string();
+        let ca = authority.file.display().to_string();
         let options = |node: usize| {
             let mut options = tls_options(&pairs[node], &ca, tls_ports[node]);
             options.extend(["--tls-cluster", "yes"].map(str::to_owned));
