@@ -8,6 +8,7 @@ mod database_tls;
 mod error;
 mod invariants;
 mod raw;
+mod recipient_query;
 mod redis_interface;
 mod settings;
 mod sqlite_file;
@@ -35,6 +36,10 @@ pub use error::ConfigError;
 pub struct Config {
     /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
     pub(crate) allowed_hosts: AcceptedDomains,
+    /// GM_RECIPIENT_QUERY: a SELECT with one placeholder that returns a row if a recipient exists; empty means none.
+    pub(crate) recipient_query: String,
+    /// GM_RECIPIENT_CACHE_SECONDS: how long answers of `recipient_query` are kept; zero means not at all.
+    pub(crate) recipient_cache_time: Duration,
     /// GM_PRIMARY_MAIL_HOST: domain that column `to` gets instead of the recipient's; empty means GSMTP_HOST_NAME.
     pub(crate) primary_mail_host: String,
     /// GSMTP_HOST_NAME: name in the greeting; empty means the host name of the machine.

@@ -24,6 +24,8 @@ impl RawConfig {
         warnings.extend(self.ignored_alias_warning());
         let mut config = Config {
             allowed_hosts: self.parse_allowed_hosts()?,
+            recipient_query: self.parse_recipient_query()?,
+            recipient_cache_time: self.parse_recipient_cache_time()?,
             primary_mail_host: self.parse_config_value_with(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
@@ -235,7 +237,7 @@ impl RawConfig {
     }
 
     /// Returns the kind of store. If GM_STORE is not in the file, any MYSQL_ key selects MySQL.
-    fn store_kind(&self) -> Result<StoreKind, ConfigError> {
+    pub(super) fn store_kind(&self) -> Result<StoreKind, ConfigError> {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
         let is_mysql_key = |(key, _): &&(&str, &str)| key.starts_with("MYSQL_") && is_given(key);
         if KEYS.iter().any(|pair| is_mysql_key(&pair)) && !is_given("GM_STORE") {
