@@ -19,6 +19,7 @@ mod recipient_query;
 mod recipient_query_faults;
 mod redis_cluster;
 mod redis_faults;
+mod redis_tls;
 mod reload;
 mod status;
 mod storage;

@@ -22,6 +22,7 @@ pub mod postgres;
 pub mod rate;
 pub mod recovery;
 pub mod redis;
+pub mod redis_tls;
 mod requirements;
 pub mod root;
 mod runner;
