@@ -10,6 +10,7 @@ mod hold_time;
 mod invariants;
 mod raw;
 mod recipient_query;
+mod redis_interface;
 mod settings;
 mod sqlite_file;
 
@@ -105,6 +106,8 @@ pub struct Config {
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub(crate) redis_urls: Vec<Secret>,
+    /// REDIS_CA: PEM file of further authorities for `rediss://`; `None` if the key is empty.
+    pub(crate) redis_ca: Option<PathBuf>,
     /// REDIS_EXPIRE_SECONDS: lifetime of a body in Redis.
     pub(crate) redis_expire_seconds: usize,
     /// Problems that do not prevent the server from starting, one line each.

@@ -10,6 +10,7 @@ use crate::smtp::domain;
 
 use super::database_tls::mysql_tls_warnings;
 use super::raw::{KEYS, RawConfig, bad_value};
+use super::redis_interface::unused_redis_ca_warning;
 use super::sqlite_file::parse_sqlite_file_path;
 use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
 
@@ -108,6 +109,7 @@ impl RawConfig {
             mysql_ca_file: self.mysql_ca_file(),
             mysql_database: self.configured_or_default_value("MYSQL_DB").to_owned(),
             redis_urls: self.parse_redis_urls()?,
+            redis_ca: self.redis_ca_file(),
             redis_expire_seconds: self.parse_number(
                 "REDIS_EXPIRE_SECONDS",
                 "a number of seconds such as \"3600\"",
@@ -115,6 +117,10 @@ impl RawConfig {
             )?,
             warnings: Vec::new(),
         };
+        warnings.extend(unused_redis_ca_warning(
+            &config.redis_urls,
+            config.redis_ca.as_ref(),
+        ));
         if config.proxy_protocol && config.trusted_proxies().is_empty() {
             warnings.push(NO_TRUSTED_PROXY.to_owned());
         }
@@ -266,34 +272,6 @@ impl RawConfig {
         )
     }
 
-    /// Parses REDIS_INTERFACE: one server, or several nodes of a cluster. The error does not show the value, because it may
-    /// contain a password.
-    fn parse_redis_urls(&self) -> Result<Vec<Secret>, ConfigError> {
-        let text = self.configured_or_default_value("REDIS_INTERFACE").trim();
-        if text.is_empty() {
-            return Ok(Vec::new());
-        }
-        // A comma may be part of a password. If the text after a comma is not an address, the whole value is one URL.
-        let mut pieces = text.split(',').map(str::trim);
-        let first = pieces.next().and_then(redis_url_from_setting);
-        let nodes: Option<Vec<Secret>> = pieces
-            .map(|piece| redis_url_from_setting(piece).filter(|_| !piece.contains('/')))
-            .collect();
-        let first_is_node = |url: &Secret| url.reveal().starts_with("redis://");
-        match (first, nodes) {
-            (Some(first), Some(nodes)) if nodes.is_empty() || first_is_node(&first) => {
-                Ok([vec![first], nodes].concat())
-            }
-            _ => redis_url_from_setting(text).map(|url| vec![url]).ok_or_else(|| ConfigError::BadValue {
-                key: "REDIS_INTERFACE",
-                expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\", several \"host:port\" of a \
-                           Redis Cluster, comma separated, or \"\""
-                    .to_owned(),
-                found: REDACTED.to_owned(),
-            }),
-        }
-    }
-
     /// Returns the key that sets the listen addresses. The historical spelling GSTMP takes precedence over the alias GSMTP.
     fn listen_key_given_in_config(&self) -> &'static str {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
@@ -311,19 +289,6 @@ impl RawConfig {
         let ignored = format!("{alias}: ignored because {key} is set too; remove one of them");
         (given(key)?.1 != given(alias)?.1).then_some(ignored)
     }
-}
-
-fn redis_url_from_setting(text: &str) -> Option<Secret> {
-    let url = match parse_database_address(text, 6379) {
-        _ if text.starts_with("redis://") && text.len() > "redis://".len() => text.to_owned(),
-        Some(DatabaseServerAddress::Tcp(host, port)) if host.contains(':') => {
-            format!("redis://[{host}]:{port}/")
-        }
-        Some(DatabaseServerAddress::Tcp(host, port)) => format!("redis://{host}:{port}/"),
-        Some(DatabaseServerAddress::Socket(path)) => format!("redis+unix://{path}"),
-        None => return None,
-    };
-    Some(Secret(url))
 }
 
 fn parse_domain_or_address_literal(text: &str) -> Option<String> {
@@ -348,7 +313,10 @@ fn parse_optional_socket_address(text: &str) -> Option<Option<SocketAddr>> {
 
 /// Parses `host:port`, `[IPv6]:port`, a host without a port (which gets `default_port`), or the path of a Unix domain
 /// socket. Returns `None` for any other text.
-fn parse_database_address(text: &str, default_port: u16) -> Option<DatabaseServerAddress> {
+pub(super) fn parse_database_address(
+    text: &str,
+    default_port: u16,
+) -> Option<DatabaseServerAddress> {
     if text.starts_with('/') {
         return Some(DatabaseServerAddress::Socket(text.to_owned()));
     }
@@ -373,7 +341,7 @@ fn parse_database_address(text: &str, default_port: u16) -> Option<DatabaseServe
     is_name.then(|| DatabaseServerAddress::Tcp(name.to_owned(), port))
 }
 
-const REDACTED: &str = "something else (not shown, it may hold a password)";
+pub(super) const REDACTED: &str = "something else (not shown, it may hold a password)";
 
 const SERVER_ADDRESS: &str =
     "servers such as \"127.0.0.1:3306\" or \"/run/mysqld/mysqld.sock\", comma separated";

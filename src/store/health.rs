@@ -14,7 +14,7 @@ use crate::sync::lock;
 /// The state of a store, and the metrics of its server. The connections and writers of the store update the state; savers and
 /// /readyz read it. Clones share one state.
 ///
-/// While a store is down, mail gets 451 immediately instead of waiting for the store.
+/// While a store is down, mail waits for GM_HOLD_SECONDS and then gets 451; if that is 0, it gets 451 immediately.
 #[derive(Clone, Debug)]
 pub struct StoreHealth {
     metrics: Arc<Metrics>,
@@ -118,8 +118,8 @@ impl StoreHealth {
         }
     }
 
-    /// Marks the store as stalled for the given reason, or as no longer stalled (`None`). A stalled store gets no mail,
-    /// although it can be reached.
+    /// Marks the store as stalled for the given reason, or as no longer stalled (`None`). A stalled store counts as
+    /// down, although it can be reached.
     pub fn set_stalled_reason(&self, reason: Option<String>) {
         let is_stalled = reason.is_some();
         *lock(&self.shared.stalled_reason) = reason.unwrap_or_default();

@@ -150,6 +150,7 @@ const KEYS: &[&str] = &[
     "MYSQL_CA",
     "MYSQL_DB",
     "REDIS_INTERFACE",
+    "REDIS_CA",
     "REDIS_EXPIRE_SECONDS",
     "NGINX_AUTH_ENABLED",
     "NGINX_AUTH",

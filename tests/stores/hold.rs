@@ -1,6 +1,5 @@
 //! GM_HOLD_SECONDS with databases: mail waits while the database restarts or another node takes over.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use testkit::galera::Galera;
@@ -9,7 +8,7 @@ use testkit::load::{Load, assert_no_loss_or_duplicate};
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::status::{get, wait_for_metric};
 use testkit::steps::send_mail;
-use testkit::{Server, note, test, wait_for_within};
+use testkit::{AT_ONCE, Server, assert_took, let_time_pass, note, test, wait_for_within};
 
 use crate::growing::stored_markers;
 
@@ -25,7 +24,7 @@ fn mariadb_killed_and_restarted_after_five_seconds_under_load_defers_no_mail() {
     let load = Load::start(server.address, 40, "restart");
     load.wait_for_more(100);
     database.kill();
-    thread::sleep(Duration::from_secs(5));
+    let_time_pass(Duration::from_secs(5), "the database is away");
     let (status, reason) = get(&server, "/readyz");
     assert_eq!(status, 503, "{reason}");
     let before = load.acknowledged();
@@ -57,7 +56,7 @@ fn mail_gets_451_when_mariadb_stays_away_for_longer_than_the_hold() {
         assert_eq!(get(&server, "/readyz").0, 503);
         let waited = sent_at.elapsed();
         assert!(waited >= Duration::from_secs(3), "{waited:?}");
-        assert!(waited < Duration::from_secs(15), "{waited:?}");
+        assert_took(waited, Duration::from_secs(3));
     }
     let mut waiting = send_mail(&server, "third");
     database.run();
@@ -83,7 +82,7 @@ fn mail_gets_451_within_a_second_if_it_may_not_wait_for_mariadb() {
         send_mail(&server, "not saved").expect("451 4.3.0 ");
         let waited = sent_at.elapsed();
         note!("451 after {waited:?}");
-        assert!(waited < Duration::from_secs(10), "{waited:?}");
+        assert_took(waited, AT_ONCE);
     }
 }
 

@@ -16,8 +16,8 @@
 //! pause between two attempts of the look-up         1 s (`MAX_LOOK_UP_PAUSE`)
 //! last attempt of the look-up                       12 s: it may begin at the end of the 20 s, so a client waits for 32 s
 //! more batches in doubt than threads                0 s: 451 at once (`BATCHES_IN_DOUBT_PER_WRITER`)
-//! a new mail, after a host was lost                 0 s if another host is up; else 451 until a host is back, which is
-//!                                                   noticed within 1 s
+//! a new mail, after a host was lost                 0 s if another host is up; else GM_HOLD_SECONDS (`queue::hold`) until a
+//!                                                   host is back, which is noticed within 1 s
 //! ```
 
 use std::collections::HashSet;

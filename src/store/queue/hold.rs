@@ -1,7 +1,7 @@
 //! How long a mail waits for a store that is unavailable (GM_HOLD_SECONDS), before its client gets 451.
 //!
 //! After an attempt that failed because the store is unavailable, the mails stay queued and keep the error. Each connection
-//! decides by itself whether its mail goes on waiting ([`HoldLimit`]); a mail that it withdraws is not saved. Meanwhile the
+//! decides by itself how long its mail goes on waiting ([`HoldLimit`]); a mail that it withdraws is not saved. Meanwhile the
 //! writer tries again, after a pause of at most [`MAX_PAUSE`]. A COMMIT in doubt is not tried again here (`in_doubt`).
 
 use std::time::{Duration, Instant};
@@ -148,17 +148,13 @@ impl QueueReceiver {
             .chain(self.returned.try_iter().take(self.returned.len()))
             .chain(arrived)
             .collect();
+        let count = waiting.len();
         let is_held = self.is_held_after(error);
-        let mut count = 0;
         for queued in waiting {
-            if is_held {
-                if queued.note_failure(error) {
-                    count += 1;
-                    self.put_back(queued);
-                }
-            } else {
-                count += 1;
+            if !is_held {
                 queued.set_save_outcome(Err(error.clone()), None);
+            } else if queued.note_failure(error) {
+                self.put_back(queued);
             }
         }
         count

@@ -23,6 +23,9 @@ pub struct SaveWaiter {
 }
 
 struct SharedPendingSave {
+    queued_at: Instant,
+    /// The limit when the mail was queued. The connection looks at the current one, but only now and then.
+    first_limit: HoldLimit,
     state: Mutex<PendingSaveState>,
     changed: Condvar,
 }
@@ -39,9 +42,11 @@ enum PendingSaveState {
     Answered(Result<SavedId, SaveError>, Option<Box<Mail>>),
 }
 
-/// Returns the writer's handle and the connection's handle for saving `mail`.
-pub fn new_pending_save(mail: Mail) -> (UnansweredMail, SaveWaiter) {
+/// Returns the writer's handle and the connection's handle for saving `mail`. `limit` is the current one.
+pub fn new_pending_save(mail: Mail, limit: HoldLimit) -> (UnansweredMail, SaveWaiter) {
     let pending = Arc::new(SharedPendingSave {
+        queued_at: Instant::now(),
+        first_limit: limit,
         state: Mutex::new(PendingSaveState::Queued(Box::new(mail), None)),
         changed: Condvar::new(),
     });
@@ -69,9 +74,13 @@ impl UnansweredMail {
         self.set_outcome(outcome, mail);
     }
 
-    /// Records that an attempt to save failed with `error` while the mail was queued; its connection decides whether the mail goes
-    /// on waiting. Returns `false` if the connection has withdrawn the mail.
+    /// Records that an attempt to save failed with `error` while the mail was queued. Returns whether the mail goes on waiting: else
+    /// its connection has withdrawn it, or its time is over and it gets the error.
     pub fn note_failure(&self, error: &SaveError) -> bool {
+        if self.is_time_over(error) {
+            self.set_outcome(Err(error.clone()), None);
+            return false;
+        }
         let mut state = self.pending.lock();
         let PendingSaveState::Queued(_, failure) = &mut *state else {
             return false;
@@ -85,9 +94,13 @@ impl UnansweredMail {
         true
     }
 
-    /// Returns the claimed `mail`, which was not saved because of `error`, to the state of a queued mail; its connection decides
-    /// whether the mail goes on waiting. Returns `false` if the connection has given up.
+    /// Returns the claimed `mail`, which was not saved because of `error`, to the state of a queued mail. Returns whether the mail
+    /// goes on waiting: else its connection has given up, or its time is over and it gets the error.
     pub fn return_to_queue(&self, mail: Mail, error: SaveError) -> bool {
+        if self.is_time_over(&error) {
+            self.set_outcome(Err(error), Some(mail));
+            return false;
+        }
         let mut state = self.pending.lock();
         if !matches!(*state, PendingSaveState::Claimed(_)) {
             return false;
@@ -96,6 +109,12 @@ impl UnansweredMail {
         drop(state);
         self.pending.changed.notify_one();
         true
+    }
+
+    /// Returns whether the mail has waited long enough for a store that failed with `error`. The writer asks too, and not only the
+    /// connection, so that a mail whose time is over gets no further attempt before its connection wakes up.
+    fn is_time_over(&self, error: &SaveError) -> bool {
+        self.pending.queued_at.elapsed() >= self.pending.first_limit.time_after_failure(error)
     }
 
     fn set_outcome(&self, outcome: Result<SavedId, SaveError>, mail: Option<Mail>) {
@@ -131,7 +150,7 @@ impl SaveWaiter {
         hold: &dyn Fn() -> HoldLimit,
         client_left: &mut dyn FnMut() -> bool,
     ) -> Result<SavedId, SaveError> {
-        let started_at = Instant::now();
+        let started_at = self.pending.queued_at;
         let _guard = registry.register_save_waiter(&self.pending, started_at);
         let mut held = None;
         let mut state = self.pending.lock();
