@@ -164,18 +164,20 @@ impl SaveWaiter {
                     drop(mail);
                     return outcome;
                 }
-                PendingSaveState::Queued(_, failure) => {
+                // Usually the mail is claimed soon, and nothing is to be decided.
+                PendingSaveState::Queued(_, failure)
+                    if failure.is_some() || waited >= DISCONNECT_CHECK_AFTER =>
+                {
                     let limit = hold();
                     let failure =
-                        (failure.clone()).or_else(|| reason_if_unavailable(health, limit, waited));
+                        (failure.clone()).or_else(|| reason_if_unavailable(health, limit));
                     if failure.is_some() && held.is_none() {
                         held = Some(HeldMailGuard::count(health.metrics()));
                     }
                     end_of_wait_in_queue(waited, limit, failure).or_else(|| {
                         let has_left = waited >= DISCONNECT_CHECK_AFTER && client_left();
-                        has_left
-                            .then_some("the client disconnected before its mail was saved")
-                            .map(SaveError::unavailable)
+                        let reason = "the client disconnected before its mail was saved";
+                        has_left.then(|| SaveError::unavailable(reason))
                     })
                 }
                 // The mail may or may not be stored, so the client gets 451, never 250.
@@ -187,7 +189,9 @@ impl SaveWaiter {
                         "the store took the mail and did not answer in time",
                     ))
                 }
-                PendingSaveState::Claimed(_) | PendingSaveState::Withdrawn => None,
+                PendingSaveState::Queued(..)
+                | PendingSaveState::Claimed(_)
+                | PendingSaveState::Withdrawn => None,
             };
             if let Some(error) = given_up {
                 // A mail that the writer returns to the queue later is not saved either.
@@ -203,13 +207,11 @@ impl SaveWaiter {
 /// Returns why a queued mail that no failed attempt has met yet waits for an unavailable store; `None` if the store is ready, or
 /// if the configured time is 0: the mail then gets an attempt of its own. A writer that is in the middle of an attempt fails the
 /// queued mails only after it.
-fn reason_if_unavailable(
-    health: &StoreHealth,
-    limit: HoldLimit,
-    waited: Duration,
-) -> Option<SaveError> {
-    let is_asked = limit.is_configured() && waited >= DISCONNECT_CHECK_AFTER;
-    let reason = is_asked.then(|| health.store_unready_reason()).flatten();
+fn reason_if_unavailable(health: &StoreHealth, limit: HoldLimit) -> Option<SaveError> {
+    let reason = limit
+        .is_configured()
+        .then(|| health.store_unready_reason())
+        .flatten();
     reason.map(SaveError::unavailable)
 }
 
