@@ -28,7 +28,7 @@ impl MySqlStore {
         mut inserted: Option<Result<PooledDbConnection, BatchFailure>>,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
-        let (mut value_retries, mut read_only_answers) = (0, 0);
+        let (mut value_retries, mut read_only_answers, mut lost_connections) = (0, 0, 0);
         loop {
             if Instant::now() > self.deadline {
                 // If the batch was split, the earlier parts may have used up the time limit of the batch.
@@ -77,7 +77,8 @@ impl MySqlStore {
             }
             let is_lost = failure.class == MySqlErrorClass::ConnectionLost;
             let is_unreachable = is_lost || failure.class == MySqlErrorClass::NotReady;
-            let retry_until = self.began_at + self.retry_time(is_unreachable);
+            lost_connections += usize::from(is_unreachable);
+            let retry_until = self.retry_until(is_unreachable, lost_connections);
             if Instant::now() + pause > retry_until || self.connector.is_retry_futile(is_lost) {
                 return Err(BatchError::Store(unavailable));
             }
@@ -88,12 +89,14 @@ impl MySqlStore {
         }
     }
 
-    /// Returns how long a batch is retried here. After that the mails wait in the queue, which also finds a host that is back.
-    fn retry_time(&self, is_unreachable: bool) -> Duration {
-        // Another host may save the batch within a few seconds.
-        match is_unreachable && self.connector.hosts().host_count() == 1 {
-            true => UNREACHABLE_RETRY_TIME,
-            false => RETRY_TIME,
+    /// Returns until when a batch is retried here. After that the mails wait in the queue, which also finds a host that is back.
+    /// Every other host gets one attempt, even if the first one has kept the batch for the longest time of a call.
+    fn retry_until(&self, is_unreachable: bool, lost_connections: usize) -> Instant {
+        let hosts = self.connector.hosts().host_count();
+        match is_unreachable {
+            true if lost_connections < hosts => self.deadline,
+            true if hosts == 1 => self.began_at + UNREACHABLE_RETRY_TIME,
+            _ => self.began_at + RETRY_TIME,
         }
     }
 

@@ -14,8 +14,8 @@
 //! a connection from the pool, before the mails of   0.9 s, with several hosts 5 s (`CONNECTION_TIMEOUT`,
 //! the batch are taken from the queue                `CONNECTION_TIMEOUT_OF_SEVERAL_HOSTS`); ends at once if the store is down
 //! retries of a batch after a lock or a deadlock     5 s (`RETRY_TIME`)
-//! retries of a batch after a lost connection        1 s (`UNREACHABLE_RETRY_TIME`), with several hosts 5 s; ends at once if
-//!                                                   every host refuses connections
+//! retries of a batch after a lost connection        1 s (`UNREACHABLE_RETRY_TIME`), with several hosts 5 s or until each had
+//!                                                   one attempt; ends at once if every host refuses connections
 //! the batch until its COMMIT is sent                20 s (`BATCH_TIMEOUT`)
 //! one statement, also a COMMIT                      10 s (`CALL_TIMEOUT`); with several hosts about 3 s if the host does not
 //!                                                   answer its check either, 1 s to 1.5 s if another host has become
