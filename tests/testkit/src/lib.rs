@@ -22,6 +22,7 @@ pub mod redis;
 mod requirements;
 pub mod root;
 mod runner;
+pub mod sample_mails;
 mod server;
 pub mod server_programs;
 pub mod smuggling;
