@@ -10,11 +10,12 @@
 
 mod databases;
 mod growth;
-mod handshakes;
+
 mod load;
 mod peer;
 mod program;
 mod table;
+mod tls;
 
 use std::time::{Duration, Instant};
 
@@ -103,8 +104,8 @@ fn main() {
     if !results.is_empty() {
         println!("{}", table::markdown(&results));
     }
-    if handshakes::NAME.contains(&filter) {
-        println!("{}", handshakes::measure());
+    if tls::NAME.contains(&filter) {
+        println!("{}", tls::measure());
     }
     growth::measure(&filter);
 }
