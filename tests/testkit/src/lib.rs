@@ -19,6 +19,7 @@ pub mod ports;
 pub mod postgres;
 pub mod rate;
 pub mod redis;
+pub mod report;
 mod requirements;
 pub mod root;
 mod runner;
@@ -33,7 +34,7 @@ pub mod tls;
 
 pub use inventory;
 pub use output::record;
-pub use requirements::{command, needs, needs_program, needs_root};
+pub use requirements::{command, has_program, needs, needs_program, needs_root};
 pub use runner::{Build, Test, binary, cache, root_folder, run, set_build};
 pub use server::{
     Client, Reply, Server, TEST_TIMEOUT, connect_with_small_buffers, incompressible,
