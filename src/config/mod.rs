@@ -27,7 +27,7 @@ pub use error::ConfigError;
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
 ///
 /// [`Config::load`] reads a file, [`Config::from_json`] a text, and [`Config::builder`] has a method for each setting that a
-/// program with its own store needs. `Config::default()` is the configuration of an empty file. README.md describes the keys.
+/// program with its own store needs. `Config::default()` is the configuration of an empty file. docs/configuration.md describes the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
