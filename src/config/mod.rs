@@ -4,9 +4,11 @@
 
 mod allowed_hosts;
 mod builder;
+mod database_tls;
 mod error;
 mod invariants;
 mod raw;
+mod recipient_query;
 mod settings;
 mod sqlite_file;
 
@@ -22,6 +24,7 @@ use crate::smtp::AcceptedDomains;
 use raw::RawConfig;
 
 pub use builder::ConfigBuilder;
+pub use database_tls::DatabaseTlsMode;
 pub use error::ConfigError;
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
@@ -32,6 +35,10 @@ pub use error::ConfigError;
 pub struct Config {
     /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
     pub(crate) allowed_hosts: AcceptedDomains,
+    /// GM_RECIPIENT_QUERY: a SELECT with one placeholder that returns a row if a recipient exists; empty means none.
+    pub(crate) recipient_query: String,
+    /// GM_RECIPIENT_CACHE_SECONDS: how long answers of `recipient_query` are kept; zero means not at all.
+    pub(crate) recipient_cache_time: Duration,
     /// GM_PRIMARY_MAIL_HOST: domain that column `to` gets instead of the recipient's; empty means GSMTP_HOST_NAME.
     pub(crate) primary_mail_host: String,
     /// GSMTP_HOST_NAME: name in the greeting; empty means the host name of the machine.
@@ -87,6 +94,10 @@ pub struct Config {
     pub(crate) mysql_user: String,
     /// MYSQL_PASS: password of `mysql_user`.
     pub(crate) mysql_password: Secret,
+    /// MYSQL_TLS: how connections to the database are protected.
+    pub(crate) mysql_tls: DatabaseTlsMode,
+    /// MYSQL_CA: PEM file of authorities for `mysql_tls`, in addition to Mozilla's; `None` if the key is empty.
+    pub(crate) mysql_ca_file: Option<PathBuf>,
     /// MYSQL_DB: default database; may be empty.
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.

@@ -180,7 +180,8 @@ fn default_of_config_key(key: &str) -> &'static str {
         .map_or("", |(_, default)| default)
 }
 
-fn yes_or_no(text: &str) -> Option<bool> {
+/// Parses `Y`, `N` and their synonyms.
+pub fn yes_or_no(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "y" | "yes" | "true" | "1" => Some(true),
         "n" | "no" | "false" | "0" => Some(false),
@@ -194,6 +195,8 @@ const MAX_KEY_OCTETS: usize = 64;
 /// Every key with its built-in default.
 pub const KEYS: &[(&str, &str)] = &[
     ("GM_ALLOWED_HOSTS", "*"),
+    ("GM_RECIPIENT_QUERY", ""),
+    ("GM_RECIPIENT_CACHE_SECONDS", "60"),
     ("GM_PRIMARY_MAIL_HOST", ""),
     ("GSMTP_HOST_NAME", ""),
     ("GSTMP_LISTEN_INTERFACE", "127.0.0.1:2525"),
@@ -217,6 +220,8 @@ pub const KEYS: &[(&str, &str)] = &[
     ("MYSQL_HOST", "127.0.0.1:3306"),
     ("MYSQL_USER", ""),
     ("MYSQL_PASS", ""),
+    ("MYSQL_TLS", "N"),
+    ("MYSQL_CA", ""),
     ("MYSQL_DB", ""),
     ("REDIS_INTERFACE", "127.0.0.1:6379"),
     ("REDIS_EXPIRE_SECONDS", "3600"),

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use crate::smtp::domain;
 
-use super::raw::{RawConfig, bad_value};
+use super::database_tls::mysql_tls_warnings;
+use super::raw::{KEYS, RawConfig, bad_value};
 use super::sqlite_file::parse_sqlite_file_path;
 use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
 
@@ -22,6 +23,8 @@ impl RawConfig {
         warnings.extend(self.ignored_alias_warning());
         let mut config = Config {
             allowed_hosts: self.parse_allowed_hosts()?,
+            recipient_query: self.parse_recipient_query()?,
+            recipient_cache_time: self.parse_recipient_cache_time()?,
             primary_mail_host: self.parse_config_value_with(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
@@ -100,6 +103,8 @@ impl RawConfig {
             mysql_hosts: self.parse_mysql_hosts()?,
             mysql_user: self.configured_or_default_value("MYSQL_USER").to_owned(),
             mysql_password: Secret(self.configured_or_default_value("MYSQL_PASS").to_owned()),
+            mysql_tls: self.parse_mysql_tls()?,
+            mysql_ca_file: self.mysql_ca_file(),
             mysql_database: self.configured_or_default_value("MYSQL_DB").to_owned(),
             redis_urls: self.parse_redis_urls()?,
             redis_expire_seconds: self.parse_number(
@@ -122,6 +127,7 @@ impl RawConfig {
                     .to_owned(),
             );
         }
+        warnings.extend(mysql_tls_warnings(&config));
         if config.max_content_octets > config.max_memory_octets {
             warnings.push(format!(
                 "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",
@@ -224,11 +230,11 @@ impl RawConfig {
         }
     }
 
-    /// Returns the kind of store. If GM_STORE is not in the file, MYSQL_HOST, MYSQL_USER, MYSQL_PASS or MYSQL_DB selects MySQL.
-    fn store_kind(&self) -> Result<StoreKind, ConfigError> {
+    /// Returns the kind of store. If GM_STORE is not in the file, any MYSQL_ key selects MySQL.
+    pub(super) fn store_kind(&self) -> Result<StoreKind, ConfigError> {
         let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
-        let mysql_keys = ["MYSQL_HOST", "MYSQL_USER", "MYSQL_PASS", "MYSQL_DB"];
-        if mysql_keys.into_iter().any(is_given) && !is_given("GM_STORE") {
+        let is_mysql_key = |(key, _): &&(&str, &str)| key.starts_with("MYSQL_") && is_given(key);
+        if KEYS.iter().any(|pair| is_mysql_key(&pair)) && !is_given("GM_STORE") {
             return Ok(StoreKind::MySql);
         }
         self.parse_choice(

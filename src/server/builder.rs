@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::error::StartError;
 use super::handle::Server;
 use super::listeners::{self, BoundListeners};
+use super::recipients::RecipientSource;
 use super::running::RunningServer;
 use super::settings::{load_tls, log_config_warnings};
 use super::store_factory::ConfiguredOrCustomStore;
@@ -74,6 +75,8 @@ impl ServerBuilder {
     /// `check` gets the address without angle brackets: the local-part as the client wrote it, `@`, and the domain in lower
     /// case, in its ASCII form. `postmaster` is accepted without a call ([RFC 5321
     /// §4.5.1](https://www.rfc-editor.org/rfc/rfc5321#section-4.5.1)). If `check` panics, the client gets 451.
+    ///
+    /// The function replaces GM_RECIPIENT_QUERY.
     pub fn recipients(
         mut self,
         check: impl Fn(&str) -> RecipientCheck + Send + Sync + 'static,
@@ -122,7 +125,8 @@ impl ServerBuilder {
             self.config,
             stores,
             tls,
-            self.recipient_hook,
+            self.recipient_hook
+                .map_or(RecipientSource::Configuration, RecipientSource::Program),
             metrics,
             self.client_stack_octets,
         )?;

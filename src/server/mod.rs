@@ -8,6 +8,7 @@ mod error;
 mod handle;
 pub mod http_endpoints;
 pub mod listeners;
+mod recipients;
 mod reload;
 mod running;
 mod settings;

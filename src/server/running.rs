@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::error::StartError;
+use super::recipients::RecipientSource;
 use super::reload::PreparedReload;
 use super::settings::{accept_pool_settings, session_settings};
 use super::store_factory::ConfiguredOrCustomStore;
@@ -11,7 +12,7 @@ use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::metrics::Metrics;
 use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::TlsCredentials;
-use crate::smtp::{MemoryBudget, RecipientHook, SessionSettings};
+use crate::smtp::{MemoryBudget, SessionSettings};
 use crate::store::WriterThreads;
 
 /// The components of a server that a reload can change or replace.
@@ -19,6 +20,7 @@ pub struct RunningServer {
     /// The configuration in force.
     pub config: Config,
     pub stores: Arc<ConfiguredOrCustomStore>,
+    pub recipients: RecipientSource,
     /// Settings of new connections; open connections keep the settings they started with.
     pub settings: Arc<SharedSettings>,
     pub pool: Arc<AcceptPool>,
@@ -36,13 +38,13 @@ impl RunningServer {
         config: Config,
         stores: ConfiguredOrCustomStore,
         tls: Option<TlsCredentials>,
-        recipient_hook: Option<RecipientHook>,
+        recipients: RecipientSource,
         metrics: Arc<Metrics>,
         stack_octets: usize,
     ) -> Result<RunningServer, StartError> {
         let store = stores.start(&config, &metrics)?;
         let session = Arc::new(SessionSettings {
-            recipient_hook,
+            recipient_hook: recipients.start_hook(&stores, &config, &metrics)?,
             ..session_settings(&config)
         });
         let settings = SharedSettings::new(ConnectionSettings {
@@ -68,6 +70,7 @@ impl RunningServer {
             pool: AcceptPool::new(Box::new(limits), metrics, Box::new(serve), stack_octets),
             config,
             stores: Arc::new(stores),
+            recipients,
             settings,
             writers: store.writers,
             retired: Vec::new(),
@@ -82,7 +85,11 @@ impl RunningServer {
     /// Applies a prepared reload. Returns whether the certificate and key were replaced.
     pub fn apply(&mut self, prepared: PreparedReload) -> bool {
         let PreparedReload {
-            config, tls, store, ..
+            config,
+            tls,
+            store,
+            recipient_hook,
+            ..
         } = prepared;
         let settings = self.settings.current();
         settings
@@ -98,9 +105,9 @@ impl RunningServer {
                 (store.limits, store.saver)
             }
         };
-        // The hook comes from the embedding program, not from the configuration.
         let configured_session = Arc::new(SessionSettings {
-            recipient_hook: settings.configured_session.recipient_hook.clone(),
+            recipient_hook: recipient_hook
+                .unwrap_or_else(|| settings.configured_session.recipient_hook.clone()),
             ..session_settings(&config)
         });
         self.retired.retain(|writers| !writers.are_finished());

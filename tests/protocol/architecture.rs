@@ -23,6 +23,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "store",
         &[
+            "net",
             "mail",
             "smtp",
             "metrics",

@@ -10,13 +10,15 @@ use mysql::Conn;
 use super::auto_increment::{self, MailIdRangeUsage};
 use super::call_timeout::DatabaseCallWatchdog;
 use super::connect_error::is_immediate_connect_failure;
+use super::connect_options::PROBE_TIMEOUT;
 use super::connection::{CALL_TIMEOUT, ConnectedServer, MySqlConnection};
-use super::driver_connection::{PROBE_TIMEOUT, open_mysql_driver_connection};
+use super::driver_connection::open_mysql_driver_connection;
 use super::driver_panic::catch_panic;
 use super::galera::GaleraNodeView;
+use super::group_replication::GroupMember;
 use super::hanging::HangingCommits;
 use super::hosts::DatabaseHosts;
-use super::settings::{MySqlHostAddress, MySqlSettings};
+use super::settings::{MySqlHostAddress, MySqlSettings, MySqlTls};
 use super::table_info::TableInfo;
 use crate::store::TableName;
 use crate::store::health::StoreHealth;
@@ -140,9 +142,10 @@ impl Connector {
                     .stmt_cache_size(STATEMENT_CACHE_SIZE)
                     .init(SESSION_SETTINGS.to_vec())
             })?;
-        let (table_info, galera) = catch_panic(metrics, || {
+        let (table_info, galera, group) = catch_panic(metrics, || {
             let table_info = TableInfo::read(&mut connection, &settings.table)?;
-            Ok((table_info, GaleraNodeView::read(&mut connection)?))
+            let galera = GaleraNodeView::read(&mut connection)?;
+            Ok((table_info, galera, GroupMember::read(&mut connection)?))
         })?;
         self.apply_table_info(&table_info);
         self.shared.health.record_store_reached();
@@ -151,6 +154,7 @@ impl Connector {
             address,
             connection_id: connection.connection_id(),
             galera,
+            group,
         };
         let SharedConnectorState {
             watchdog,
@@ -283,6 +287,11 @@ impl Connector {
     /// Returns the health of the store.
     pub fn health(&self) -> &StoreHealth {
         &self.shared.health
+    }
+
+    /// Returns how connections over TCP are protected.
+    pub fn tls(&self) -> &MySqlTls {
+        &self.shared.settings.tls
     }
 
     /// Returns the number of writers, which is the size of the pool.
