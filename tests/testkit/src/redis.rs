@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use r2d2_redis::redis;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use super::ports::free_port;
 use super::server_programs::{redis_server, uses_unix_sockets};
-use super::{TEST_TIMEOUT, command, send_signal, wait_for};
+use super::{TEST_TIMEOUT, command, let_time_pass, send_signal, wait_for};
 
 /// A Redis server; runs until [`Redis::kill`]. Dropping it kills the process.
 pub struct Redis {
@@ -260,7 +261,7 @@ fn serve_client(mut client: &TcpStream, behavior: FakeBehavior) {
                 return;
             }
             FakeBehavior::RepliesSlowly(text) => text.iter().try_for_each(|octet| {
-                thread::sleep(std::time::Duration::from_millis(50));
+                let_time_pass(Duration::from_millis(50), "a slow Redis");
                 client.write_all(&[*octet])
             }),
             FakeBehavior::Hangs => Ok(()),
