@@ -3,6 +3,7 @@
 mod architecture;
 mod arguments;
 mod auth_http;
+mod benchmarks;
 mod capacity;
 mod check;
 mod check_sqlite;
