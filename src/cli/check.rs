@@ -6,7 +6,8 @@ use crate::daemon;
 use crate::server;
 use crate::store::Diagnostic;
 
-/// Prints everything that would prevent the server from starting or from saving mail, and prints warnings.
+/// Prints which values are not from the file, everything that would prevent the server from starting or from saving mail, and
+/// warnings.
 /// `reload_config` reads the configuration again, as SIGHUP does.
 ///
 /// # Errors
@@ -26,9 +27,10 @@ pub fn print_check_findings(
         Ok(store) => store.find_store_problems(config),
         Err(error) => vec![Diagnostic::error(error.to_string())],
     });
-    let lines: String = findings
-        .iter()
-        .map(|finding| format!("{finding}\n"))
+    let sources = config.value_sources.iter();
+    let lines: String = sources
+        .map(|(key, source)| format!("note: {key}: from the {source}\n"))
+        .chain(findings.iter().map(|finding| format!("{finding}\n")))
         .collect();
     print_stdout(lines.as_bytes())?;
     if findings.iter().any(Diagnostic::is_error) {

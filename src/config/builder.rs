@@ -165,7 +165,11 @@ impl ConfigBuilder {
         }
         let is_set = |key| self.pairs.iter().any(|(name, _)| name == key);
         let has_only_tls = is_set("GSMTPS_LISTEN_INTERFACE") && !is_set("GSTMP_LISTEN_INTERFACE");
-        let mut config = RawConfig { pairs: self.pairs }.into_config()?;
+        let raw = RawConfig {
+            pairs: self.pairs,
+            ..RawConfig::default()
+        };
+        let mut config = raw.to_config()?;
         if has_only_tls {
             config.listen_addresses.clear();
         }

@@ -28,8 +28,7 @@ impl RawConfig {
     }
 
     pub fn tls_files(&self) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
-        let missing_file =
-            |key, other| bad_value(key, &format!("a PEM file, since {other} is set"), "");
+        let missing_file = |key, other| self.missing_partner(key, "a PEM file", other);
         let file = |key| PathBuf::from(self.configured_or_default_value(key).trim());
         let (chain, key) = (file("GSMTP_PUB_KEY"), file("GSMTP_PRV_KEY"));
         match (chain.as_os_str().is_empty(), key.as_os_str().is_empty()) {
@@ -63,8 +62,7 @@ impl RawConfig {
 
     /// Returns the key that sets the listen addresses. The historical spelling GSTMP takes precedence over the alias GSMTP.
     pub fn listen_key_given_in_config(&self) -> &'static str {
-        let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
-        if is_given("GSTMP_LISTEN_INTERFACE") || !is_given("GSMTP_LISTEN_INTERFACE") {
+        if self.is_given("GSTMP_LISTEN_INTERFACE") || !self.is_given("GSMTP_LISTEN_INTERFACE") {
             "GSTMP_LISTEN_INTERFACE"
         } else {
             "GSMTP_LISTEN_INTERFACE"

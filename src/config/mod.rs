@@ -4,6 +4,8 @@
 
 mod allowed_hosts;
 mod builder;
+mod document;
+mod environment;
 mod error;
 mod invariants;
 mod listeners;
@@ -13,7 +15,6 @@ mod sqlite_file;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::smtp::AcceptedDomains;
 use raw::RawConfig;
 
 pub use builder::ConfigBuilder;
+pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
@@ -96,6 +98,8 @@ pub struct Config {
     pub(crate) redis_expire_seconds: usize,
     /// Problems that do not prevent the server from starting, one line each.
     pub(crate) warnings: Vec<String>,
+    /// The keys whose value is neither from the file nor the default, and where it is from; `check` prints them.
+    pub(crate) value_sources: Vec<(&'static str, String)>,
 }
 
 /// The address of a database or Redis server.
@@ -141,38 +145,35 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Unreadable`], or [`ConfigError::InFile`] for the first problem in the text.
     pub fn load(file: impl AsRef<Path>) -> Result<Config, ConfigError> {
-        let file = file.as_ref();
-        let octets = std::fs::read(file).map_err(|source| ConfigError::Unreadable {
-            file: file.to_owned(),
-            source,
-        })?;
-        let mut config = Config::from_octets(octets).map_err(|error| ConfigError::InFile {
-            file: file.to_owned(),
-            source: Box::new(error),
-        })?;
-        let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
-        if mode & 0o004 != 0 && config.config_contains_password() {
-            let file = file.display();
-            config.warnings.push(format!(
-                "{file}: every user may read it, and it contains a password; run: chmod o-r {file}"
-            ));
-        }
-        Ok(config)
+        Config::load_with_environment(Some(file.as_ref()), &EnvironmentSettings::default())
     }
 
-    fn from_octets(octets: Vec<u8>) -> Result<Config, ConfigError> {
-        // Windows PowerShell 5 saves text as UTF-16, which this server does not read. UTF-16 begins with a byte order mark
-        // (FF FE or FE FF); without the mark, one of the first two octets is NUL, because JSON begins with an ASCII character.
-        if matches!(
-            octets.as_slice(),
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..]
-        ) {
-            return Err(ConfigError::NotJson(
-                "text in UTF-16; save the file as UTF-8".to_owned(),
-            ));
-        }
-        let text = String::from_utf8(octets).map_err(|error| ConfigError::not_utf8(&error))?;
-        Config::from_json(&text)
+    /// Reads the configuration file, if there is one, and replaces its values by those of the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first problem found; it names the file or the environment variable.
+    pub(crate) fn load_with_environment(
+        file: Option<&Path>,
+        environment: &EnvironmentSettings,
+    ) -> Result<Config, ConfigError> {
+        let mut raw = file.map_or_else(|| Ok(RawConfig::default()), read_file)?;
+        let warning = file.and_then(|file| raw.readable_password_warning(file));
+        let value_sources = environment.replace_values_of(&mut raw);
+        let mut config = raw.to_config().map_err(|error| match error {
+            ConfigError::BadValue { key, .. } if raw.keys_from_environment.contains(&key) => {
+                ConfigError::InEnvironment {
+                    source: Box::new(error),
+                }
+            }
+            error => match file {
+                Some(file) => error.in_file(file),
+                None => error,
+            },
+        })?;
+        config.warnings.extend(warning);
+        config.warnings.extend(environment.warnings(&raw));
+        config.value_sources = value_sources;
+        Ok(config)
     }
 
     /// Parses the text of a configuration file: a JSON object whose values are text, numbers or booleans. A UTF-8 byte order mark
@@ -189,10 +190,7 @@ impl Config {
     /// # Ok::<(), goguerrilla::ConfigError>(())
     /// ```
     pub fn from_json(text: &str) -> Result<Config, ConfigError> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let raw: RawConfig =
-            serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
-        raw.into_config()
+        RawConfig::from_json(text)?.to_config()
     }
 
     /// Returns a builder whose settings are the defaults.
@@ -220,9 +218,10 @@ impl Config {
         self.configured_proxies.clone()
     }
 
-    fn config_contains_password(&self) -> bool {
-        let in_url = |url: &Secret| url.reveal().contains('@');
-        !self.mysql_password.reveal().is_empty() || self.redis_urls.iter().any(in_url)
+    /// Notes that the value of `key` is from `source`.
+    pub(crate) fn set_value_source(&mut self, key: &'static str, source: String) {
+        self.value_sources.retain(|(known, _)| *known != key);
+        self.value_sources.push((key, source));
     }
 }
 
@@ -230,9 +229,17 @@ impl Default for Config {
     /// Returns the configuration of an empty JSON object.
     #[expect(clippy::expect_used, reason = "tests read every default")]
     fn default() -> Config {
-        let raw = RawConfig { pairs: Vec::new() };
-        raw.into_config().expect("every default is a valid value")
+        let raw = RawConfig::default();
+        raw.to_config().expect("every default is a valid value")
     }
+}
+
+fn read_file(file: &Path) -> Result<RawConfig, ConfigError> {
+    let octets = std::fs::read(file).map_err(|source| ConfigError::Unreadable {
+        file: file.to_owned(),
+        source,
+    })?;
+    RawConfig::from_octets(octets).map_err(|error| error.in_file(file))
 }
 
 #[cfg(test)]

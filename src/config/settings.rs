@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::smtp::domain;
 
-use super::raw::{RawConfig, bad_value};
+use super::raw::{RawConfig, bad_value, find_key};
 use super::sqlite_file::parse_sqlite_file_path;
 use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
 
@@ -15,7 +15,7 @@ impl RawConfig {
     ///
     /// # Errors
     /// [`ConfigError`] for the first invalid value.
-    pub fn into_config(self) -> Result<Config, ConfigError> {
+    pub fn to_config(&self) -> Result<Config, ConfigError> {
         let mut warnings = self.unknown_key_warnings();
         warnings.extend(self.ignored_alias_warning());
         let mut config = Config {
@@ -106,6 +106,7 @@ impl RawConfig {
                 1..=1_000_000_000,
             )?,
             warnings: Vec::new(),
+            value_sources: Vec::new(),
         };
         if config.proxy_protocol && config.trusted_proxies().is_empty() {
             warnings.push(NO_TRUSTED_PROXY.to_owned());
@@ -161,20 +162,16 @@ impl RawConfig {
         match (id(user_key)?, id("SGID")?) {
             (Some(user), Some(group)) => Ok(Some((user, group))),
             (None, None) => Ok(None),
-            (Some(_), None) => Err(bad_value(
-                "SGID",
-                &format!("a group id, since {user_key} is set"),
-                "",
-            )),
-            (None, Some(_)) => Err(bad_value("GUID", "a user id, since SGID is set", "")),
+            (Some(_), None) => Err(self.missing_partner("SGID", "a group id", user_key)),
+            (None, Some(_)) => Err(self.missing_partner("GUID", "a user id", "SGID")),
         }
     }
 
-    /// Returns the kind of store. If GM_STORE is not in the file, MYSQL_HOST, MYSQL_USER, MYSQL_PASS or MYSQL_DB selects MySQL.
+    /// Returns the kind of store. If GM_STORE is not given, any key that begins with MYSQL_ selects MySQL.
     fn store_kind(&self) -> Result<StoreKind, ConfigError> {
-        let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
-        let mysql_keys = ["MYSQL_HOST", "MYSQL_USER", "MYSQL_PASS", "MYSQL_DB"];
-        if mysql_keys.into_iter().any(is_given) && !is_given("GM_STORE") {
+        let is_mysql_key = |key: &str| key.starts_with("MYSQL_") && find_key(key).is_some();
+        let has_mysql_key = self.pairs.iter().any(|(key, _)| is_mysql_key(key));
+        if has_mysql_key && !self.is_given("GM_STORE") {
             return Ok(StoreKind::MySql);
         }
         self.parse_choice(

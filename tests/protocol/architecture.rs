@@ -204,6 +204,17 @@ fn smtp_module_uses_no_socket_clock_thread_or_log() {
 }
 
 #[test]
+fn only_the_program_reads_environment_variables() {
+    for (file, code) in sources() {
+        let reads = ["var", "var_os", "vars", "vars_os"]
+            .iter()
+            .any(|function| code.contains(&format!("env::{function}(")));
+        let may_read = ["main", "daemon"].contains(&part(&file).as_str());
+        assert!(may_read || !reads, "{}", file.display());
+    }
+}
+
+#[test]
 fn sample_configuration_contains_exactly_the_known_keys() {
     let sample: serde_json::Value =
         serde_json::from_str(&read("goguerrilla.conf.sample")).expect("strict JSON");

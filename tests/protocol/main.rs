@@ -14,6 +14,7 @@ mod database_truncated;
 mod dialogs;
 mod discarding;
 mod domains;
+mod environment;
 mod file_modes;
 mod growing;
 mod known_holes;
