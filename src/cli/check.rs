@@ -13,7 +13,7 @@ use crate::store::Diagnostic;
 /// # Errors
 /// [`CommandFailure`] with status 1 if a finding is an error.
 pub fn print_check_findings(
-    config: &Config,
+    config: &mut Config,
     reload_config: daemon::ConfigLoader,
 ) -> Result<(), CommandFailure> {
     let mut findings: Vec<Diagnostic> = config
@@ -22,11 +22,17 @@ pub fn print_check_findings(
         .cloned()
         .map(Diagnostic::warning)
         .collect();
+    // The next call changes to a user that may not be able to read these files.
+    let password_fault = server::read_password_files(config).err();
     findings.extend(daemon::check_all_but_store(config, reload_config));
-    findings.extend(match server::store_factory_of_kind(config.store) {
-        Ok(store) => store.find_store_problems(config),
-        Err(error) => vec![Diagnostic::error(error.to_string())],
-    });
+    findings.extend(
+        match (password_fault, server::store_factory_of_kind(config.store)) {
+            // Without its password, the store would only report that the login failed.
+            (Some(error), _) => vec![Diagnostic::error(error.to_string())],
+            (None, Ok(store)) => store.find_store_problems(config),
+            (None, Err(error)) => vec![Diagnostic::error(error.to_string())],
+        },
+    );
     let sources = config.value_sources.iter();
     let lines: String = sources
         .map(|(key, source)| format!("note: {key}: from the {source}\n"))

@@ -122,7 +122,7 @@ pub fn run(
         let environment = environment.as_ref().map_err(String::clone)?;
         arguments.read_config_and_apply_options(environment)
     };
-    let config = match reload_config() {
+    let mut config = match reload_config() {
         Ok(read) => read,
         Err(text) if matches!(arguments.command, Some(CliCommand::Check)) => {
             print_stdout(format!("error: {text}\n").as_bytes())?;
@@ -134,15 +134,15 @@ pub fn run(
         Err(text) => return Err(text.into()),
     };
     match &arguments.command {
-        None => daemon::run(&config, &reload_config).map_err(|error| error.to_string().into()),
-        Some(CliCommand::Check) => print_check_findings(&config, &reload_config),
+        None => daemon::run(config, &reload_config).map_err(|error| error.to_string().into()),
+        Some(CliCommand::Check) => print_check_findings(&mut config, &reload_config),
         Some(CliCommand::Schema) => {
             let store =
                 server::store_factory_of_kind(config.store).map_err(|error| error.to_string())?;
             print_stdout(store.schema(&server::table_name(&config)).as_bytes())
         }
         Some(CliCommand::List { to, limit, json }) => {
-            let mut reader = open_store_reader(&config)?;
+            let mut reader = open_store_reader(&mut config)?;
             let mails = reader.list_newest_mails(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
             let text = match json {
@@ -158,7 +158,7 @@ pub fn run(
             Ok(())
         }
         Some(CliCommand::Show { hash }) => {
-            let mut reader = open_store_reader(&config)?;
+            let mut reader = open_store_reader(&mut config)?;
             validate_mail_id_argument(hash)?;
             let mail = reader
                 .read_mail_by_hash(hash)

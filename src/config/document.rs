@@ -48,14 +48,4 @@ impl RawConfig {
             )
         })
     }
-
-    /// Returns whether the value of `key` is a password or a URL that contains one.
-    pub fn contains_password(&self, key: &'static str) -> bool {
-        let value = self.configured_or_default_value(key);
-        match key {
-            "MYSQL_PASS" => !value.is_empty(),
-            "REDIS_INTERFACE" => value.contains('@'),
-            _ => false,
-        }
-    }
 }

@@ -94,15 +94,16 @@ impl EnvironmentSettings {
 impl RawConfig {
     /// Returns the error for `key`, which is empty although `partner` is set.
     pub fn missing_partner(&self, key: &'static str, expected: &str, partner: &str) -> ConfigError {
-        let prefix = match self.keys_from_environment.contains(&partner) {
-            true => ENVIRONMENT_PREFIX,
-            false => "",
-        };
-        bad_value(
-            key,
-            &format!("{expected}, since {prefix}{partner} is set"),
-            "",
-        )
+        let partner = self.name_of_source(partner);
+        bad_value(key, &format!("{expected}, since {partner} is set"), "")
+    }
+
+    /// Returns the name of the environment variable if the value of `key` is from it, else the key.
+    pub fn name_of_source(&self, key: &str) -> String {
+        match self.keys_from_environment.contains(&key) {
+            true => format!("{ENVIRONMENT_PREFIX}{key}"),
+            false => key.to_owned(),
+        }
     }
 }
 
@@ -145,8 +146,14 @@ const PLATFORM_NAMES: [&str; 2] = ["_PORT", "_SERVICE_"];
 
 /// The keys that may contain a password, each with a better place for it.
 const PASSWORD_FIXES: &[(&str, &str)] = &[
-    ("MYSQL_PASS", "put it into the configuration file"),
-    ("REDIS_INTERFACE", "put the URL into the configuration file"),
+    (
+        "MYSQL_PASS",
+        "put it into a file and name that in MYSQL_PASS_FILE",
+    ),
+    (
+        "REDIS_INTERFACE",
+        "put it into a file and name that in REDIS_PASS_FILE",
+    ),
 ];
 
 #[cfg(test)]

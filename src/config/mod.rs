@@ -9,6 +9,7 @@ mod environment;
 mod error;
 mod invariants;
 mod listeners;
+mod passwords;
 mod raw;
 mod settings;
 mod sqlite_file;
@@ -88,12 +89,19 @@ pub struct Config {
     pub(crate) mysql_hosts: Vec<DatabaseServerAddress>,
     /// MYSQL_USER: user name for the database.
     pub(crate) mysql_user: String,
-    /// MYSQL_PASS: password of `mysql_user`.
+    /// MYSQL_PASS, or the content of MYSQL_PASS_FILE after the server has read it: password of `mysql_user`.
     pub(crate) mysql_password: Secret,
+    /// MYSQL_PASS_FILE: file that contains `mysql_password`.
+    pub(crate) mysql_pass_file: Option<PathBuf>,
     /// MYSQL_DB: default database; may be empty.
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub(crate) redis_urls: Vec<Secret>,
+    /// The content of REDIS_PASS_FILE after the server has read it; [`redis_urls_with_password`](Config::redis_urls_with_password)
+    /// adds it to the URLs.
+    pub(crate) redis_password: Secret,
+    /// REDIS_PASS_FILE: file that contains `redis_password`.
+    pub(crate) redis_pass_file: Option<PathBuf>,
     /// REDIS_EXPIRE_SECONDS: lifetime of a body in Redis.
     pub(crate) redis_expire_seconds: usize,
     /// Problems that do not prevent the server from starting, one line each.
@@ -112,10 +120,15 @@ pub enum DatabaseServerAddress {
 }
 
 /// A password, or a URL that may contain a password. The text is never written to a log, an error or the output of `check`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
+    /// Keeps `text` secret.
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
     /// Returns the secret text. Use it only to authenticate.
     pub fn reveal(&self) -> &str {
         &self.0

@@ -98,8 +98,11 @@ impl RawConfig {
             mysql_hosts: self.parse_mysql_hosts()?,
             mysql_user: self.configured_or_default_value("MYSQL_USER").to_owned(),
             mysql_password: Secret(self.configured_or_default_value("MYSQL_PASS").to_owned()),
+            mysql_pass_file: self.mysql_pass_file()?,
             mysql_database: self.configured_or_default_value("MYSQL_DB").to_owned(),
             redis_urls: self.parse_redis_urls()?,
+            redis_password: Secret::default(),
+            redis_pass_file: self.redis_pass_file()?,
             redis_expire_seconds: self.parse_number(
                 "REDIS_EXPIRE_SECONDS",
                 "a number of seconds such as \"3600\"",

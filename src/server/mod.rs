@@ -8,6 +8,7 @@ mod error;
 mod handle;
 pub mod http_endpoints;
 pub mod listeners;
+mod password_files;
 mod reload;
 mod running;
 mod settings;
@@ -17,5 +18,8 @@ mod store_factory;
 pub use builder::ServerBuilder;
 pub use error::{ReloadError, StartError};
 pub use handle::{Server, ServerHandle};
+pub use password_files::{
+    read_password_files, readable_password_file_warnings, unreadable_password_file_warnings,
+};
 pub use settings::{load_tls, log_config_warnings, tls_files};
 pub use store_factory::{StoreFactory, store_factory_of_kind, table_name};

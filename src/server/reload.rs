@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::error::ReloadError;
+use super::password_files::read_password_files_again;
 use super::running::RunningServer;
 use super::settings::{log_certificate_warnings, log_config_warnings, tls_files};
 use super::store_factory::{ConfiguredOrCustomStore, RunningStore};
@@ -54,6 +55,9 @@ impl ReloadBase {
     /// [`ReloadError`].
     pub fn prepare(&self, mut new_config: Config) -> Result<PreparedReload, ReloadError> {
         let ignored_keys = keep_restart_only_values(&mut new_config, &self.config);
+        if self.stores.is_configured() {
+            reload_passwords(&mut new_config, &self.config)?;
+        }
         let tls = reload_tls(&new_config, self.tls.as_ref(), &self.metrics)?;
         let needs_store = self
             .stores
@@ -195,6 +199,16 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
     ];
     let differ = restored.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(key, _)| key).collect()
+}
+
+/// Reads the password files of the new configuration. A file that only root may read keeps its password.
+fn reload_passwords(new_config: &mut Config, running: &Config) -> Result<(), ReloadError> {
+    let kept = read_password_files_again(new_config, running)
+        .map_err(|error| ReloadError::Start(error.into()))?;
+    for error in kept {
+        log::error!(reason:% = error, kept = "the old password"; "password_refused");
+    }
+    Ok(())
 }
 
 /// Loads the key and certificate of the new configuration. If the paths have not changed and permission is denied (for

@@ -58,6 +58,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "mail",
             "smtp",
             "config",
+            "os",
             "metrics",
             "sync",
         ],

@@ -23,6 +23,7 @@ mod log;
 mod memory;
 mod named;
 mod panics;
+mod password_files;
 mod pid_file;
 mod pipelining;
 mod privileges;

@@ -65,6 +65,11 @@ impl ConfiguredOrCustomStore {
         }
     }
 
+    /// Returns whether the configuration selects the store.
+    pub fn is_configured(&self) -> bool {
+        matches!(self, ConfiguredOrCustomStore::Configured(_))
+    }
+
     /// Returns whether a change from `running` to `wanted` requires another store.
     pub fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool {
         match self {
