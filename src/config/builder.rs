@@ -55,6 +55,10 @@ impl ConfigBuilder {
 
     /// Sets the recipient domains that are accepted (GM_ALLOWED_HOSTS): `example.com`, `*.example.com` for all domains below
     /// it, or `*` for every domain, which is the default. Recipients in other domains are rejected with 550 5.7.1.
+    ///
+    /// `@/path` reads a file with one such item per line and `#` comments when the server is bound, and again within a minute
+    /// after the file has changed. An unusable file is an error of [`ServerBuilder::bind`](crate::ServerBuilder::bind); later the
+    /// old list stays in force.
     pub fn allowed_hosts<T: AsRef<str>>(
         self,
         domains: impl IntoIterator<Item = T>,

@@ -34,8 +34,10 @@ pub use error::ConfigError;
 /// program with its own store needs. `Config::default()` is the configuration of an empty file. README.md describes the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
+    /// GM_ALLOWED_HOSTS: recipient domains that are accepted, without those in its files.
     pub(crate) allowed_hosts: AcceptedDomains,
+    /// GM_ALLOWED_HOSTS: files with further domains, which the server reads.
+    pub(crate) allowed_hosts_files: Vec<PathBuf>,
     /// GM_PRIMARY_MAIL_HOST: domain that column `to` gets instead of the recipient's; empty means GSMTP_HOST_NAME.
     pub(crate) primary_mail_host: String,
     /// GSMTP_HOST_NAME: name in the greeting; empty means the host name of the machine.

@@ -20,6 +20,7 @@ impl RawConfig {
         warnings.extend(self.ignored_alias_warning());
         let mut config = Config {
             allowed_hosts: self.parse_allowed_hosts()?,
+            allowed_hosts_files: self.parse_allowed_hosts_files()?,
             primary_mail_host: self.parse_config_value_with(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",

@@ -13,7 +13,7 @@ use crate::os::pid_file::PidFile;
 use crate::os::privileges;
 use crate::os::secure_open;
 use crate::server::{
-    StartError, listeners, readable_password_file_warnings, tls_files,
+    LoadedAllowedHosts, StartError, listeners, readable_password_file_warnings, tls_files,
     unreadable_password_file_warnings,
 };
 use crate::store::Diagnostic;
@@ -63,6 +63,8 @@ pub fn check_all_but_store(config: &Config, reload_config: ConfigLoader) -> Vec<
             .chain(tls.unreadable_tls_file_warnings());
         findings.extend(warnings.map(Diagnostic::warning));
     }
+    let allowed_hosts_fault = LoadedAllowedHosts::load(config).err();
+    findings.extend(allowed_hosts_fault.map(|error| Diagnostic::error(error.to_string())));
     findings.extend(
         unreadable_password_file_warnings(config)
             .into_iter()

@@ -177,6 +177,8 @@ labels! {
         Configuration = "configuration",
         /// The TLS certificate and key.
         Certificate = "certificate",
+        /// The files of GM_ALLOWED_HOSTS.
+        AllowedHosts = "allowed_hosts",
     }
 }
 

@@ -45,7 +45,7 @@ pub enum StartError {
     Store(SaveError),
     /// REDIS_INTERFACE is not a valid address or URL. The field says why.
     Redis(String),
-    /// A file with a password (MYSQL_PASS_FILE, REDIS_PASS_FILE) cannot be used.
+    /// A file with a password (MYSQL_PASS_FILE, REDIS_PASS_FILE) or with domains (GM_ALLOWED_HOSTS) cannot be used.
     ConfiguredFile {
         /// The configuration key, the file and what is wrong with its content. The content of a password file is not shown.
         what: String,

@@ -3,6 +3,8 @@
 //! Nothing here affects the process as a whole: no signal handler, no log, no limit, no user, no exit. That is in `daemon`, so
 //! that a program can run several servers.
 
+mod allowed_hosts;
+mod allowed_hosts_watch;
 mod builder;
 mod error;
 mod handle;
@@ -15,6 +17,7 @@ mod settings;
 mod shutdown;
 mod store_factory;
 
+pub use allowed_hosts::{AllowedHostsError, LoadedAllowedHosts};
 pub use builder::ServerBuilder;
 pub use error::{ReloadError, StartError};
 pub use handle::{Server, ServerHandle};

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::allowed_hosts::LoadedAllowedHosts;
 use super::error::ReloadError;
 use super::password_files::read_password_files_again;
 use super::running::RunningServer;
@@ -31,6 +32,8 @@ pub struct PreparedReload {
     ignored_keys: Vec<&'static str>,
     /// Certificate and key; `None` if TLS is not offered any more.
     pub tls: Option<TlsCredentials>,
+    /// The accepted domains, those of files included.
+    pub allowed_hosts: Arc<LoadedAllowedHosts>,
     /// The new store, if the configuration requires one.
     pub store: Option<RunningStore>,
 }
@@ -59,6 +62,8 @@ impl ReloadBase {
             reload_passwords(&mut new_config, &self.config)?;
         }
         let tls = reload_tls(&new_config, self.tls.as_ref(), &self.metrics)?;
+        let allowed_hosts = LoadedAllowedHosts::load(&new_config)
+            .map_err(|error| ReloadError::Start(error.into()))?;
         let needs_store = self
             .stores
             .config_change_needs_new_store(&self.config, &new_config);
@@ -69,14 +74,16 @@ impl ReloadBase {
             config: new_config,
             ignored_keys,
             tls,
+            allowed_hosts: Arc::new(allowed_hosts),
         })
     }
 }
 
 impl PreparedReload {
-    /// Logs the warnings about the new configuration, and each key whose new value is ignored.
+    /// Logs the warnings about the new configuration, the domains that were loaded, and each key whose new value is ignored.
     pub fn log_warnings(&self) {
         log_config_warnings(&self.config);
+        self.allowed_hosts.log_loaded_files();
         for key in &self.ignored_keys {
             log::warn!(key = *key, fix = "restart the server"; "restart_required");
         }

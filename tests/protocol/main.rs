@@ -1,5 +1,6 @@
 //! Tests that need no other program and no root: sessions, the SQLite store, TLS, limits, commands and the sources.
 
+mod allowed_hosts_files;
 mod architecture;
 mod arguments;
 mod auth_http;
