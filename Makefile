@@ -4,7 +4,7 @@
 PORT ?= 2525
 SECONDS ?= 60
 
-# The paths of `make install`, below DESTDIR if that is set; README.md explains each.
+# The paths of `make install`, below DESTDIR if that is set; docs/install.md explains each.
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 STATEDIR ?= /var/lib/goguerrilla

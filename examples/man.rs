@@ -74,8 +74,8 @@ current folder.
 /var/lib/goguerrilla/goguerrilla.db
 The database in which that configuration stores mail.
 .TP
-/usr/local/share/doc/goguerrilla/README.md
-The documentation, including every key of the configuration.
+/usr/local/share/doc/goguerrilla/docs
+The documentation; \fIconfiguration.md\fR describes every key.
 .SH EXAMPLES
 .nf
 nohup goguerrilla \-config=/etc/goguerrilla/goguerrilla.conf 2>&1 &

@@ -16,7 +16,7 @@ use crate::databases::{self, execute};
 use crate::load::{Load, OwnClient};
 use crate::median;
 use crate::peer::{Server, cpu_seconds_of, goguerrilla};
-use testkit::front::documented_block;
+use testkit::front::dist_file;
 
 /// Returns one table, and the size of the rows.
 pub fn measure() -> String {
@@ -34,7 +34,7 @@ pub fn measure() -> String {
             text += &line("the same with a pool of 1 GB", rows, &server);
         }
     }
-    let by_day = documented_block("PARTITION BY RANGE");
+    let by_day = dist_file("mysql-partitions.sql");
     // Simulates partitioning since yesterday: all existing rows are older than today.
     let by_day =
         format!("SET timestamp = UNIX_TIMESTAMP() - 86400;\n{by_day}\nSET timestamp = DEFAULT;\n");

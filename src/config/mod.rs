@@ -4,6 +4,7 @@
 
 mod allowed_hosts;
 mod builder;
+mod database_tls;
 mod document;
 mod environment;
 mod error;
@@ -25,13 +26,14 @@ use crate::smtp::AcceptedDomains;
 use raw::RawConfig;
 
 pub use builder::ConfigBuilder;
+pub use database_tls::DatabaseTlsMode;
 pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
 ///
 /// [`Config::load`] reads a file, [`Config::from_json`] a text, and [`Config::builder`] has a method for each setting that a
-/// program with its own store needs. `Config::default()` is the configuration of an empty file. README.md describes the keys.
+/// program with its own store needs. `Config::default()` is the configuration of an empty file. docs/configuration.md describes the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// GM_ALLOWED_HOSTS: recipient domains that are accepted, without those in its files.
@@ -95,6 +97,10 @@ pub struct Config {
     pub(crate) mysql_password: Secret,
     /// MYSQL_PASS_FILE: file that contains `mysql_password`.
     pub(crate) mysql_pass_file: Option<PathBuf>,
+    /// MYSQL_TLS: how connections to the database are protected.
+    pub(crate) mysql_tls: DatabaseTlsMode,
+    /// MYSQL_CA: PEM file of authorities for `mysql_tls`, in addition to Mozilla's; `None` if the key is empty.
+    pub(crate) mysql_ca_file: Option<PathBuf>,
     /// MYSQL_DB: default database; may be empty.
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.

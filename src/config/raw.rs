@@ -204,7 +204,8 @@ fn default_of_config_key(key: &str) -> &'static str {
         .map_or("", |(_, default)| default)
 }
 
-fn yes_or_no(text: &str) -> Option<bool> {
+/// Parses `Y`, `N` and their synonyms.
+pub fn yes_or_no(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "y" | "yes" | "true" | "1" => Some(true),
         "n" | "no" | "false" | "0" => Some(false),
@@ -242,6 +243,8 @@ pub const KEYS: &[(&str, &str)] = &[
     ("MYSQL_USER", ""),
     ("MYSQL_PASS", ""),
     ("MYSQL_PASS_FILE", ""),
+    ("MYSQL_TLS", "N"),
+    ("MYSQL_CA", ""),
     ("MYSQL_DB", ""),
     ("REDIS_INTERFACE", "127.0.0.1:6379"),
     ("REDIS_PASS_FILE", ""),

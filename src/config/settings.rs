@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::smtp::domain;
 
+use super::database_tls::mysql_tls_warnings;
 use super::raw::{RawConfig, bad_value, find_key};
 use super::sqlite_file::parse_sqlite_file_path;
 use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
@@ -100,6 +101,8 @@ impl RawConfig {
             mysql_user: self.configured_or_default_value("MYSQL_USER").to_owned(),
             mysql_password: Secret(self.configured_or_default_value("MYSQL_PASS").to_owned()),
             mysql_pass_file: self.mysql_pass_file()?,
+            mysql_tls: self.parse_mysql_tls()?,
+            mysql_ca_file: self.mysql_ca_file(),
             mysql_database: self.configured_or_default_value("MYSQL_DB").to_owned(),
             redis_urls: self.parse_redis_urls()?,
             redis_password: Secret::default(),
@@ -125,6 +128,7 @@ impl RawConfig {
                     .to_owned(),
             );
         }
+        warnings.extend(mysql_tls_warnings(&config));
         if config.max_content_octets > config.max_memory_octets {
             warnings.push(format!(
                 "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",

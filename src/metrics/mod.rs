@@ -1,7 +1,7 @@
 //! All metrics of the server, and the page that shows them to Prometheus.
 //!
 //! Counting is a relaxed atomic addition, without a lock or an allocation. Each label has a small fixed set of values. A
-//! value that a client chose, such as an address or a domain, is never a label. README.md has a table of all metrics.
+//! value that a client chose, such as an address or a domain, is never a label. docs/monitoring.md has a table of all metrics.
 
 mod labels;
 mod snapshot;

@@ -1,6 +1,8 @@
 //! Sockets: listeners, the thread pool with its limits, reads and writes with deadlines, TLS, the PROXY protocol.
 
 pub mod accept_pool;
+#[cfg(feature = "mysql")]
+pub mod ca_file;
 mod certificate_chain;
 mod client;
 pub mod connection_limiter;
@@ -15,6 +17,8 @@ mod pem_file;
 pub mod proxy_protocol;
 mod timed_socket;
 pub mod tls;
+#[cfg(feature = "mysql")]
+pub mod tls_client_error;
 pub mod transport;
 mod transport_error;
 pub mod trusted_proxies;

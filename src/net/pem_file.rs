@@ -39,6 +39,18 @@ impl PemKind {
 /// # Errors
 /// The file cannot be read, or it is too long ([`io::ErrorKind::FileTooLarge`]).
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut octets = read_unchanged(file)?;
+    if octets.starts_with(UTF8_MARK) {
+        octets.drain(..UTF8_MARK.len());
+    }
+    Ok(octets)
+}
+
+/// Reads a file as [`read`] does, but with its byte order mark, if it has one.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_unchanged(file: &Path) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
     let mut limited = File::open(file)?.take(MAX_PEM_OCTETS + 1);
     limited.read_to_end(&mut octets)?;
@@ -47,9 +59,6 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
             io::ErrorKind::FileTooLarge,
             format!("the file is longer than {MAX_PEM_OCTETS} octets"),
         ));
-    }
-    if octets.starts_with(UTF8_MARK) {
-        octets.drain(..UTF8_MARK.len());
     }
     Ok(octets)
 }

@@ -144,6 +144,8 @@ const KEYS: &[&str] = &[
     "MYSQL_USER",
     "MYSQL_PASS",
     "MYSQL_PASS_FILE",
+    "MYSQL_TLS",
+    "MYSQL_CA",
     "MYSQL_DB",
     "REDIS_INTERFACE",
     "REDIS_PASS_FILE",

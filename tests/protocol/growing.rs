@@ -1,4 +1,4 @@
-//! Retention as documented in the README, word for word: partitions by day, and deleting old mail while new mail
+//! Retention as documented in docs/operations.md, word for word: partitions by day, and deleting old mail while new mail
 //! arrives.
 
 use rusqlite::{Connection, params};
@@ -22,7 +22,7 @@ fn old_sqlite_rows_are_deleted_in_small_steps_under_load_and_pages_are_reused() 
     database.execute(insert, params![]).expect("old mails");
     let load = Load::start(server.address, 4, "piece");
     load.wait_for_more(20);
-    let script = documented_block("SELECT changes()");
+    let script = documented_block("operations.md", "SELECT changes()");
     let name = file.display().to_string();
     run_script(&with(
         &script,

@@ -14,6 +14,7 @@ mod database_moved;
 mod database_truncated;
 mod dialogs;
 mod discarding;
+mod documentation;
 mod domains;
 mod environment;
 mod file_modes;

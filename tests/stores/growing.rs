@@ -1,4 +1,4 @@
-//! Retention as documented in the README, word for word: partitions by day, and deleting old mail while new mail
+//! Retention as documented in docs/operations.md, word for word: partitions by day, and deleting old mail while new mail
 //! arrives.
 
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use testkit::fault_proxy::{Fault, FaultProxy};
-use testkit::front::{documented_block, with};
+use testkit::front::{dist_file, documented_block, with};
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of};
 use testkit::mariadb::MariaDb;
 use testkit::steps::run_script;
@@ -20,7 +20,7 @@ fn mariadb_table_is_partitioned_by_day_under_load() {
     let said_before = server.check();
     let load = Load::start(server.address, 4, "day");
     load.wait_for_more(20);
-    client_on_day(&database, 0, &documented_block("PARTITION BY RANGE"));
+    client_on_day(&database, 0, &dist_file("mysql-partitions.sql"));
     load.wait_for_more(20);
     for _ in 0..2 {
         // A second call in the same night must change nothing.
@@ -61,7 +61,7 @@ fn day_partitions_in_mariadb_are_dropped_under_load_without_loss() {
         insert_old_mails(&database, days, 1);
     }
     // Simulates a table that was partitioned forty days ago; each call is the nightly call of another day.
-    client_on_day(&database, 40, &documented_block("PARTITION BY RANGE"));
+    client_on_day(&database, 40, &dist_file("mysql-partitions.sql"));
     for days_ago in [40, 8, 1] {
         client_on_day(&database, days_ago, &nightly_call());
     }
@@ -95,7 +95,7 @@ fn old_rows_in_mariadb_are_deleted_in_small_steps_under_load() {
         "mariadb --no-defaults -u root -S {} -N mail",
         database.socket()
     );
-    let script = documented_block("SELECT ROW_COUNT()");
+    let script = documented_block("operations.md", "SELECT ROW_COUNT()");
     run_script(&with(&script, &[("mariadb -N mail", &client)]));
     load.wait_for_more(20);
     let account = load.stop();
@@ -106,9 +106,9 @@ fn old_rows_in_mariadb_are_deleted_in_small_steps_under_load() {
     assert_eq!(account.deferred, Vec::<String>::new());
 }
 
-/// Returns the nightly SQL call of the README's crontab line.
+/// Returns the nightly SQL call of the documented crontab line.
 fn nightly_call() -> String {
-    let line = documented_block("CALL new_day(30)");
+    let line = documented_block("operations.md", "CALL new_day(30)");
     let (_, call) = line
         .split_once(" root mariadb mail -e '")
         .expect("a line for cron");

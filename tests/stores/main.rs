@@ -10,6 +10,7 @@ mod memory;
 mod mysql_driver;
 mod mysql_faults;
 mod mysql_hanging;
+mod mysql_tls;
 mod password_files;
 mod promise_mysql;
 mod readiness;

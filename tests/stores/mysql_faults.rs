@@ -52,10 +52,10 @@ fn wait_until_saved(server: &Server, subject: &str) -> Duration {
 }
 
 /// Starts a server with its own /etc/hosts; needs root.
-fn server_with_hosts_file(hosts: &str, host: &str) -> Server {
+pub fn server_with_hosts_file(hosts: &str, host: &str, settings: &[(&str, &str)]) -> Server {
     let folder = TempDir::new().expect("a temporary folder");
     fs::write(folder.path().join("hosts"), hosts).expect("a file");
-    Server::start_with(folder, &with_hosts(host, &[]), |program| {
+    Server::start_with(folder, &with_hosts(host, settings), |program| {
         let mut unshare = testkit::command("unshare");
         let script = "mount --bind hosts /etc/hosts && exec \"$@\"";
         unshare.args(["-m", "sh", "-c", script, "sh"]);
@@ -234,6 +234,7 @@ fn commit_lookup_rejects_another_server_with_the_same_name() {
     let server = server_with_hosts_file(
         "127.0.0.1 db.test\n127.0.0.2 db.test\n",
         &format!("db.test:{port}"),
+        &[],
     );
     assert_saved(&deliver(&server, "first").0);
     assert_eq!(stored(&asked), ["first"]);
@@ -710,7 +711,7 @@ fn every_address_of_a_database_host_name_is_tried() {
     testkit::needs_root();
     let database = MariaDb::start();
     let host = format!("db.test:{}", database.address().port());
-    let server = server_with_hosts_file("::1 db.test\n127.0.0.1 db.test\n", &host);
+    let server = server_with_hosts_file("::1 db.test\n127.0.0.1 db.test\n", &host, &[]);
     wait_until_saved(&server, "by its second address");
 }
 

@@ -20,7 +20,12 @@ const MAX_RECOVERY_TIME: Duration = Duration::from_secs(10);
 
 /// Starts a database whose COMMITs wait for a replica that does not exist, between [`hang`] and [`release`].
 fn semi_synchronous() -> MariaDb {
-    let database = MariaDb::start_with(if is_mysql() {
+    semi_synchronous_with(&[])
+}
+
+/// As [`semi_synchronous`], with additional options of the database.
+pub fn semi_synchronous_with(options: &[&str]) -> MariaDb {
+    let semi_sync: &[&str] = if is_mysql() {
         &[
             "--log-bin",
             "--server-id=1",
@@ -35,16 +40,17 @@ fn semi_synchronous() -> MariaDb {
             "--rpl-semi-sync-master-timeout=3600000",
             "--rpl-semi-sync-master-wait-point=AFTER_SYNC",
         ]
-    });
+    };
+    let database = MariaDb::start_with(&[semi_sync, options].concat());
     database.sql(FIELD_TABLE);
     database
 }
 
-fn hang(database: &MariaDb) {
+pub fn hang(database: &MariaDb) {
     database.sql(&format!("SET GLOBAL {} = ON", semi_sync_variable()));
 }
 
-fn release(database: &MariaDb) {
+pub fn release(database: &MariaDb) {
     database.sql(&format!("SET GLOBAL {} = OFF", semi_sync_variable()));
 }
 
@@ -64,7 +70,7 @@ fn deliver(server: &Server, subject: &str) -> (Reply, Duration) {
 }
 
 /// Returns the number of the server's COMMITs that the database has not finished.
-fn commits(database: &MariaDb) -> u64 {
+pub fn commits(database: &MariaDb) -> u64 {
     database.number(&format!(
         "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '{USER}' AND INFO = 'COMMIT'"
     ))

@@ -36,13 +36,13 @@ fn each_feature_compiles_only_the_crates_of_its_store() {
 
 #[test]
 fn documentation_gives_the_number_of_crates_of_each_feature() {
-    let readme = testkit::root_folder().join("README.md");
-    let readme = fs::read_to_string(readme).expect("README.md");
+    let page = testkit::root_folder().join("docs/library.md");
+    let page = fs::read_to_string(page).expect("docs/library.md");
     for (features, _) in COMBINATIONS {
-        let row = readme
+        let row = page
             .lines()
             .find(|line| line.starts_with(&format!("| {features} | `")));
-        let row = row.unwrap_or_else(|| panic!("README.md has no row of {features}"));
+        let row = row.unwrap_or_else(|| panic!("docs/library.md has no row of {features}"));
         let documented = row
             .rsplit('|')
             .nth(1)

@@ -1,4 +1,4 @@
-//! Debian's HAProxy with the README's configuration: PROXY header versions 1 and 2, health checks, and TLS passed
+//! Debian's HAProxy with dist/haproxy.cfg: PROXY header versions 1 and 2, health checks, and TLS passed
 //! through.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::clients::mail;
-use testkit::front::{ProxyProcess, documented_block, with};
+use testkit::front::{ProxyProcess, dist_file, with};
 use testkit::ports::free_address;
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
@@ -70,7 +70,7 @@ fn haproxy_health_checks_succeed_and_are_not_logged() {
     });
 }
 
-/// The server under test and HAProxy with the README's configuration.
+/// The server under test and HAProxy with dist/haproxy.cfg.
 struct Front {
     haproxy: ProxyProcess,
     tls: TlsServer,
@@ -89,7 +89,7 @@ impl Front {
             free_address(Ipv4Addr::LOCALHOST.into()),
         );
         let block = with(
-            &documented_block("option smtpchk"),
+            &dist_file("haproxy.cfg"),
             &[
                 (
                     "bind :::25 v4v6",

@@ -26,14 +26,7 @@ mod man;
 const CONFIG: &str = "/etc/goguerrilla/goguerrilla.conf";
 const STATE: &str = "/var/lib/goguerrilla";
 const UNIT: &str = "/usr/local/lib/systemd/system/goguerrilla.service";
-const PROGRAM_FILES: [&str; 6] = [
-    "/usr/local/lib/systemd/system/goguerrilla.service",
-    "/usr/local/sbin/goguerrilla",
-    "/usr/local/share/doc/goguerrilla/LICENSE",
-    "/usr/local/share/doc/goguerrilla/README.md",
-    "/usr/local/share/doc/goguerrilla/goguerrilla.conf.sample",
-    "/usr/local/share/man/man8/goguerrilla.8",
-];
+const DOCUMENTATION: &str = "/usr/local/share/doc/goguerrilla";
 
 #[test]
 fn make_install_with_destdir_installs_the_documented_files_only() {
@@ -49,9 +42,17 @@ fn make_install_with_destdir_installs_the_documented_files_only() {
         "{output_text}"
     );
     assert!(output_text.contains("set GUID and SGID"), "{output_text}");
-    let mut expected: Vec<&str> = PROGRAM_FILES.to_vec();
-    expected.insert(0, CONFIG);
-    assert_eq!(files_below(package.path()), expected);
+    let (documentation, files): (Vec<String>, Vec<String>) = files_below(package.path())
+        .into_iter()
+        .partition(|file| file.starts_with(DOCUMENTATION));
+    let expected = [
+        CONFIG,
+        UNIT,
+        "/usr/local/sbin/goguerrilla",
+        "/usr/local/share/man/man8/goguerrilla.8",
+    ];
+    assert_eq!(files, expected);
+    assert_eq!(documentation, documentation_files());
     let below = |path: &str| package.path().join(&path[1..]);
     assert_eq!(mode(&below(CONFIG)), 0o640);
     assert_eq!(mode(&below("/usr/local/sbin/goguerrilla")), 0o755);
@@ -319,7 +320,7 @@ fn server_under_nohup_survives_its_terminal_and_treats_sighup_as_reload() {
     let folder = TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[("GSMTP_LOG_FILE", "/dev/stdout")]);
     let file = |name: &str| folder.path().join(name);
-    // A shell on a terminal of its own runs the command of the README, then waits for input.
+    // A shell on a terminal of its own runs the command of docs/install.md, then waits for input.
     let shell = format!(
         "nohup '{}' -config=goguerrilla.conf 2>&1 & echo $! >id; mv id pid; read -r word",
         binary()
@@ -552,6 +553,33 @@ fn mode(file: &Path) -> u32 {
 }
 
 /// Returns the installed path of every file below `folder`, sorted.
+/// Returns what `make install` copies into the folder of documentation: the pages, and the files of dist for users to copy.
+fn documentation_files() -> Vec<String> {
+    let root = testkit::root_folder();
+    let pages = files_below(&root.join("docs")).into_iter();
+    let pages = pages.filter(|file| file.ends_with(".md"));
+    let mut files: Vec<String> = pages.map(|file| format!("docs{file}")).collect();
+    for name in ["CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md"] {
+        files.push(name.to_owned());
+    }
+    files.push("goguerrilla.conf.sample".to_owned());
+    let not_copied = [
+        "goguerrilla.8",
+        "goguerrilla.service.in",
+        "install",
+        "uninstall",
+    ];
+    let dist = files_below(&root.join("dist")).into_iter();
+    let copied = dist.filter(|file| !not_copied.contains(&&file[1..]));
+    files.extend(copied.map(|file| format!("dist{file}")));
+    let mut files: Vec<String> = files
+        .into_iter()
+        .map(|file| format!("{DOCUMENTATION}/{file}"))
+        .collect();
+    files.sort();
+    files
+}
+
 fn files_below(folder: &Path) -> Vec<String> {
     let mut folders = vec![folder.to_owned()];
     let mut files = Vec::new();

@@ -1,4 +1,4 @@
-//! Debian's nginx with the README's configuration: mail arrives unchanged with the client's address, and the server's
+//! Debian's nginx with dist/nginx-mail.conf: mail arrives unchanged with the client's address, and the server's
 //! error replies reach the client unchanged.
 
 use std::fs;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::clients::{mail, mail_with_final_empty_line};
 use testkit::auth_http::auth_address;
 use testkit::certificates::{KeyKind, Pair};
-use testkit::front::{ProxyProcess, documented_block, with};
+use testkit::front::{ProxyProcess, dist_file, with};
 use testkit::ports::free_address;
 use testkit::store::{StoredMail, mails_after};
 use testkit::tls::{TlsClient, config_trusting, starttls};
@@ -300,7 +300,7 @@ fn begin_mail(client: &mut Client) {
     client.command("DATA", "354 ");
 }
 
-/// The server under test and nginx with the README's configuration.
+/// The server under test and nginx with dist/nginx-mail.conf.
 struct Front {
     // Dropped first, so that nginx ends before the server.
     _nginx: ProxyProcess,
@@ -326,7 +326,7 @@ impl Front {
         );
         let text = |file: &std::path::Path| file.to_str().expect("UTF-8").to_owned();
         let block = with(
-            &documented_block("auth_http"),
+            &dist_file("nginx-mail.conf"),
             &[
                 ("127.0.0.1:8025", &auth_address(&server).to_string()),
                 ("listen 25;", &format!("listen {v4};")),

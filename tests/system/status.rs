@@ -36,9 +36,9 @@ fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
         "{output}\n{page}"
     );
 
-    let readme = testkit::root_folder().join("README.md");
-    let readme = fs::read_to_string(readme).expect("README.md");
-    let rows = readme
+    let manual = testkit::root_folder().join("docs/monitoring.md");
+    let manual = fs::read_to_string(manual).expect("docs/monitoring.md");
+    let rows = manual
         .lines()
         .filter(|line| line.starts_with("| goguerrilla_") || line.starts_with("| process_"));
     let mut documented: Vec<&str> = rows.filter_map(|row| row.split(' ').nth(1)).collect();
@@ -46,7 +46,10 @@ fn promtool_accepts_the_metrics_and_the_documentation_lists_each_name() {
     let mut served: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
     documented.sort_unstable();
     served.sort_unstable();
-    assert_eq!(documented, served, "the table in the README and the page");
+    assert_eq!(
+        documented, served,
+        "the table in docs/monitoring.md and /metrics"
+    );
 
     let head = curl_head(server);
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");

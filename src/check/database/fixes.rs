@@ -10,10 +10,14 @@ use mysql::{DriverError, Error};
 
 use super::fix_table::{FIXES, PASSWORD_FIX, PLUGIN_FIX};
 use crate::store::TableName;
+use crate::store::mysql::connect_failure::MySqlConnectFailure;
 
 /// Returns the text of a finding: the configuration key, what failed, the server's message and the fix, if one is known.
 /// `key` is the configuration key to name if the error itself does not determine one.
 pub fn mysql_error_finding_text(key: &str, what: &str, error: &Error, table: &TableName) -> String {
+    if let Some(failure) = MySqlConnectFailure::in_error(error) {
+        return failure.finding_text(what);
+    }
     let (key, fix) = match error {
         Error::MySqlError(error) => match key_and_fix_for_mysql_code(error.code) {
             Some((error_key, fix)) => (

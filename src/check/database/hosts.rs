@@ -5,6 +5,7 @@ use mysql::Error;
 use super::fixes;
 use crate::check::peer::DetectedServerProtocol;
 use crate::store::Diagnostic;
+use crate::store::mysql::connect_failure::MySqlConnectFailure;
 use crate::store::mysql::connection::MySqlConnection;
 use crate::store::mysql::host_state::MySqlHostState;
 use crate::store::mysql::pool::Connector;
@@ -17,6 +18,10 @@ pub fn connect(
     connector: &Connector,
 ) -> Result<(MySqlConnection, Vec<Diagnostic>), Vec<Diagnostic>> {
     let hosts = connector.hosts();
+    // All hosts would fail for this reason.
+    if let Err(failure) = connector.tls().check_ca_file() {
+        return Err(vec![Diagnostic::error(failure.to_string())]);
+    }
     if hosts.host_count() == 1 {
         let connection = connector.connect_any();
         return connection
@@ -101,7 +106,7 @@ fn unreachable_text(connector: &Connector, host: usize, error: &Error) -> String
                     | mysql::DriverError::CouldNotConnect(_)
                     | mysql::DriverError::ConnectTimeout
             )
-    );
+    ) && MySqlConnectFailure::in_error(error).is_none();
     let peer = Some(name)
         .filter(|_| may_be_other_protocol)
         .and_then(DetectedServerProtocol::detect_server_protocol);

@@ -8,12 +8,12 @@ use r2d2::Pool;
 use super::{RunningStore, StoreFactory, start_writers, table_name};
 use crate::check;
 use crate::check::database::TrialMailDomains;
-use crate::config::{Config, DatabaseServerAddress};
+use crate::config::{Config, DatabaseServerAddress, DatabaseTlsMode};
 use crate::connection::{StoreLimits, StoreLimitsCell};
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::store::mysql::pool::{
-    self, Connector, MySqlHostAddress, MySqlSettings, TableInfoCallback,
+    self, Connector, MySqlHostAddress, MySqlSettings, MySqlTls, TableInfoCallback,
 };
 use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
@@ -176,9 +176,21 @@ fn mysql_settings(config: &Config) -> MySqlSettings {
         hosts: config.mysql_hosts.iter().map(host).collect(),
         user: config.mysql_user.clone(),
         password: config.mysql_password.reveal().to_owned(),
+        tls: mysql_tls(config),
         database: config.mysql_database.clone(),
         table: table_name(config),
         workers: config.save_workers,
+    }
+}
+
+fn mysql_tls(config: &Config) -> MySqlTls {
+    match config.mysql_tls {
+        DatabaseTlsMode::Off => MySqlTls::Off,
+        DatabaseTlsMode::Insecure => MySqlTls::Insecure,
+        DatabaseTlsMode::Unverified => MySqlTls::Unverified,
+        DatabaseTlsMode::Verified => MySqlTls::Verified {
+            ca_file: config.mysql_ca_file.clone(),
+        },
     }
 }
 

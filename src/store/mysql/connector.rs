@@ -10,13 +10,14 @@ use mysql::Conn;
 use super::auto_increment::{self, MailIdRangeUsage};
 use super::call_timeout::DatabaseCallWatchdog;
 use super::connect_error::is_immediate_connect_failure;
+use super::connect_options::PROBE_TIMEOUT;
 use super::connection::{CALL_TIMEOUT, ConnectedServer, MySqlConnection};
-use super::driver_connection::{PROBE_TIMEOUT, open_mysql_driver_connection};
+use super::driver_connection::open_mysql_driver_connection;
 use super::driver_panic::catch_panic;
 use super::galera::GaleraNodeView;
 use super::hanging::HangingCommits;
 use super::hosts::DatabaseHosts;
-use super::settings::{MySqlHostAddress, MySqlSettings};
+use super::settings::{MySqlHostAddress, MySqlSettings, MySqlTls};
 use super::table_info::TableInfo;
 use crate::store::TableName;
 use crate::store::health::StoreHealth;
@@ -283,6 +284,11 @@ impl Connector {
     /// Returns the health of the store.
     pub fn health(&self) -> &StoreHealth {
         &self.shared.health
+    }
+
+    /// Returns how connections over TCP are protected.
+    pub fn tls(&self) -> &MySqlTls {
+        &self.shared.settings.tls
     }
 
     /// Returns the number of writers, which is the size of the pool.

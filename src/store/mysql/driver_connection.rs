@@ -1,12 +1,14 @@
-//! Opening a connection of the driver to one host: addresses, credentials and timeouts.
+//! Opening a connection of the driver to one host: by its socket, by each address of its name, or with TLS by its name.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
 use mysql::{Conn, OptsBuilder};
 
+use super::connect_failure::MySqlConnectFailure;
+use super::connect_options::{connection_options, tcp_connect_timeout};
 use super::driver_panic::{catch_panic, is_panic};
+use super::named_connection::connect_by_name;
 use super::settings::{MySqlHostAddress, MySqlSettings};
 use crate::metrics::Metrics;
 
@@ -17,7 +19,7 @@ use crate::metrics::Metrics;
 /// `metrics`.
 ///
 /// # Errors
-/// The host's name cannot be resolved, or no address accepts the connection.
+/// The host's name cannot be resolved, no address accepts the connection, or the server may not get the password.
 #[expect(
     clippy::indexing_slicing,
     reason = "`host` is an index of `settings.hosts`"
@@ -29,30 +31,56 @@ pub fn open_mysql_driver_connection(
     only_address: Option<SocketAddr>,
     configure: impl Fn(OptsBuilder) -> OptsBuilder,
 ) -> mysql::Result<(Conn, Option<SocketAddr>)> {
-    let options = || configure(mysql_connection_options(settings));
+    let host = &settings.hosts[host];
+    let options = || configure(connection_options(settings));
     let password = settings.password.as_str();
-    let (name, port) = match &settings.hosts[host] {
+    let (name, port) = match host {
         MySqlHostAddress::Socket(path) => {
-            return Ok((
-                connect(metrics, options().socket(Some(path)), password)?,
-                None,
-            ));
+            let connection = connect(metrics, options().socket(Some(path)), password)?;
+            return Ok((connection, None));
         }
         MySqlHostAddress::Tcp(name, port) => (name.as_str(), *port),
     };
+    let tls = &settings.tls;
+    tls.check_ca_file()?;
+    let connected = if tls.is_on() && name.parse::<IpAddr>().is_err() {
+        let options = || tls.add_driver_options(options(), None).tcp_port(port);
+        let timeout = tcp_connect_timeout(settings);
+        connect_by_name((name, port), only_address, timeout, |bind_address| {
+            let options = options().ip_or_hostname(Some(name));
+            connect(metrics, options.bind_address(Some(bind_address)), password)
+        })
+    } else {
+        connect_by_address((name, port), only_address, |address| {
+            let options = tls.add_driver_options(options(), Some(address));
+            let options = options.ip_or_hostname(Some(address.to_string()));
+            connect(metrics, options.tcp_port(port), password)
+        })
+    };
+    match connected {
+        Ok((connection, address)) => Ok((connection, Some(address))),
+        Err(error) => Err(
+            match MySqlConnectFailure::describe_driver_error(&error, settings, &host.to_string()) {
+                Some(failure) => failure.into(),
+                None => error,
+            },
+        ),
+    }
+}
+
+/// Connects to the first address of `name` that accepts a connection, or to `only_address` if it is given.
+fn connect_by_address(
+    (name, port): (&str, u16),
+    only_address: Option<SocketAddr>,
+    connect: impl Fn(IpAddr) -> mysql::Result<Conn>,
+) -> mysql::Result<(Conn, SocketAddr)> {
     let addresses = match only_address {
         Some(address) => vec![address],
         None => (name, port).to_socket_addrs()?.collect(),
     };
     let mut outcome = Err(io::Error::other(format!("{name} has no address")).into());
     for address in addresses {
-        let ip = address.ip().to_string();
-        outcome = connect(
-            metrics,
-            options().ip_or_hostname(Some(ip)).tcp_port(port),
-            password,
-        )
-        .map(|connection| (connection, Some(address)));
+        outcome = connect(address.ip()).map(|connection| (connection, address));
         if outcome.is_ok() {
             break;
         }
@@ -60,25 +88,11 @@ pub fn open_mysql_driver_connection(
     outcome
 }
 
-fn mysql_connection_options(settings: &MySqlSettings) -> OptsBuilder {
-    let connect_timeout = match settings.hosts.len() {
-        1 => CONNECT_TIMEOUT,
-        _ => PROBE_TIMEOUT,
-    };
-    OptsBuilder::new()
-        .user(Some(settings.user.as_str()))
-        .pass(Some(settings.password.as_str()))
-        .db_name(Some(settings.database.as_str()).filter(|name| !name.is_empty()))
-        // Prevents the driver from switching from a TCP connection over loopback to the server's Unix socket.
-        .prefer_socket(false)
-        .tcp_connect_timeout(Some(connect_timeout))
-}
-
 fn connect(metrics: &Metrics, options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
     catch_panic(metrics, || Conn::new(options)).map_err(|error| match is_panic(&error) {
         true if password.len() > MAX_PASSWORD_OCTETS => io::Error::other(format!(
             "a password of {} octets may be too long for the server's key: it holds {MAX_PASSWORD_OCTETS} if it has 2,048 \
-             bits; shorten MYSQL_PASS, or connect to the server's socket: {error}",
+             bits; shorten MYSQL_PASS, set MYSQL_TLS to Y, or connect to the server's socket: {error}",
             password.len()
         ))
         .into(),
@@ -89,8 +103,3 @@ fn connect(metrics: &Metrics, options: OptsBuilder, password: &str) -> mysql::Re
 /// Maximum octets of a password that RSA with OAEP and SHA-1 can encrypt with a key of 2,048 bits: 256, minus 42 for padding
 /// and 1 for the NUL after the password.
 const MAX_PASSWORD_OCTETS: usize = 213;
-/// Time limit for a TCP connection to one address, if only one host is configured.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Time limit for a TCP connection to one address, if several hosts are configured; also for each read and write of a host
-/// check.
-pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use mysql::{DriverError, Error};
 
+use super::connect_failure::MySqlConnectFailure;
 use crate::store::TableName;
 
 /// Returns the message of the server or the driver, without the type name that the driver puts around it.
@@ -17,6 +18,9 @@ pub fn error_words(error: &Error) -> String {
 
 /// Returns the text of an error of `list` or `show`: the configuration key to check, the message and the fix.
 pub fn mysql_read_error_text_and_fix(error: &Error, table: &TableName) -> String {
+    if let Some(failure) = MySqlConnectFailure::in_error(error) {
+        return failure.to_string();
+    }
     let (key, fix) = match error {
         Error::MySqlError(error) => config_key_and_fix_for_code(error.code, table),
         // MySQL asks for any of its plugins if the account does not exist.

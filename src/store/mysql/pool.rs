@@ -11,7 +11,7 @@ use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 use super::call_timeout;
 use super::connection::MySqlConnection;
 pub use super::connector::{Connector, TableInfoCallback};
-pub use super::settings::{MySqlHostAddress, MySqlSettings};
+pub use super::settings::{MySqlHostAddress, MySqlSettings, MySqlTls};
 use crate::store::health::{SLOW_REQUEST_AFTER, StoreHealth};
 
 /// A pooled connection.

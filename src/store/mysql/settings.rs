@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+pub use super::tls::MySqlTls;
 use crate::store::TableName;
 
 /// The settings of the MySQL store.
@@ -13,6 +14,8 @@ pub struct MySqlSettings {
     pub user: String,
     /// Password of the account; never logged.
     pub password: String,
+    /// How connections over TCP are protected.
+    pub tls: MySqlTls,
     /// Default database; empty for none.
     pub database: String,
     /// Table that mail is stored in.
@@ -46,6 +49,7 @@ impl fmt::Debug for MySqlSettings {
         f.debug_struct("MySqlSettings")
             .field("hosts", &self.hosts)
             .field("user", &self.user)
+            .field("tls", &self.tls)
             .field("database", &self.database)
             .finish_non_exhaustive()
     }

@@ -9,7 +9,7 @@ use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::front::{ProxyProcess, documented_block, with};
+use crate::front::{ProxyProcess, dist_file, with};
 use crate::galera::Galera;
 use crate::galera_faults::{
     RECOVERY_LIMIT, assert_fast_failover, assert_no_acknowledged_mail_lost, stored_markers, summary,
@@ -246,7 +246,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the cluster with the HAProxy configuration of the README.
+    /// Starts the cluster with dist/haproxy-receivers.cfg.
     pub fn start(redis: &str) -> Cluster {
         let galera = Galera::start();
         let settings: Vec<_> = (0..2)
@@ -265,7 +265,7 @@ impl Cluster {
                 .to_owned()
         };
         let block = with(
-            &documented_block("option httpchk GET /readyz"),
+            &dist_file("haproxy-receivers.cfg"),
             &[
                 (
                     "mode tcp",

@@ -1,4 +1,4 @@
-//! Debian's nginx and HAProxy with the README's configuration, each in a temporary folder.
+//! Debian's nginx and HAProxy with the configuration of the folder dist, each in a temporary folder.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -94,13 +94,19 @@ fn write(folder: &Path, config: &str) {
     fs::write(folder.join("config"), config).expect("a file is written");
 }
 
-/// Returns the code block of the README that contains `text`.
-pub fn documented_block(text: &str) -> String {
-    let readme = crate::root_folder().join("README.md");
-    let readme = fs::read_to_string(readme).expect("README.md");
-    let blocks = readme.split("\n```").skip(1).step_by(2);
+/// Returns the file `name` of the folder dist, which users copy.
+pub fn dist_file(name: &str) -> String {
+    let file = crate::root_folder().join("dist").join(name);
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// Returns the code block of `page` in the folder docs that contains `text`.
+pub fn documented_block(page: &str, text: &str) -> String {
+    let file = crate::root_folder().join("docs").join(page);
+    let page = fs::read_to_string(&file).expect("a page of docs");
+    let blocks = page.split("\n```").skip(1).step_by(2);
     let block = blocks.into_iter().find(|block| block.contains(text));
-    let block = block.unwrap_or_else(|| panic!("README.md has no block with {text}"));
+    let block = block.unwrap_or_else(|| panic!("{} has no block with {text}", file.display()));
     let (_language, block) = block.split_once('\n').expect("lines");
     format!("{block}\n")
 }

@@ -1,0 +1,35 @@
+//! A PEM file of certificate authorities whose certificates this program accepts from the servers that it connects to.
+
+use std::io;
+use std::path::Path;
+
+use rustls::RootCertStore;
+
+use super::pem_file;
+
+/// Reads the authorities in a PEM file.
+///
+/// # Errors
+/// The file cannot be read, or a certificate in it is missing or cannot be used. The text does not name the file.
+pub fn read_ca_file(file: &Path) -> io::Result<RootCertStore> {
+    let octets = pem_file::read_unchanged(file)?;
+    let mut authorities = RootCertStore::empty();
+    for (index, certificate) in rustls_pemfile::certs(&mut octets.as_slice()).enumerate() {
+        let invalid = |reason: String| {
+            let number = index + 1;
+            let text = format!("certificate {number} of the file cannot be used: {reason}");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
+        authorities
+            .add(certificate)
+            .map_err(|error| invalid(error.to_string()))?;
+    }
+    match authorities.is_empty() {
+        true => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file holds no certificate in PEM form",
+        )),
+        false => Ok(authorities),
+    }
+}
