@@ -12,6 +12,8 @@ mod invariants;
 mod listeners;
 mod passwords;
 mod raw;
+#[cfg(feature = "mysql")]
+mod redis_login;
 mod settings;
 mod sqlite_file;
 
@@ -105,8 +107,7 @@ pub struct Config {
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub(crate) redis_urls: Vec<Secret>,
-    /// The content of REDIS_PASS_FILE after the server has read it; [`redis_urls_with_password`](Config::redis_urls_with_password)
-    /// adds it to the URLs.
+    /// The content of REDIS_PASS_FILE after the server has read it; `redis_login` adds it to the URLs.
     pub(crate) redis_password: Secret,
     /// REDIS_PASS_FILE: file that contains `redis_password`.
     pub(crate) redis_pass_file: Option<PathBuf>,

@@ -1,10 +1,9 @@
 //! Parses MYSQL_PASS_FILE and REDIS_PASS_FILE, and knows which other values contain a password.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
+use super::ConfigError;
 use super::raw::RawConfig;
-use super::{Config, ConfigError, Secret};
 
 impl RawConfig {
     /// Parses MYSQL_PASS_FILE.
@@ -61,19 +60,6 @@ impl RawConfig {
     }
 }
 
-impl Config {
-    /// Returns the URLs of Redis. If REDIS_PASS_FILE is set, each contains its password.
-    pub(crate) fn redis_urls_with_password(&self) -> Vec<Secret> {
-        let password = self.redis_password.reveal();
-        if password.is_empty() {
-            return self.redis_urls.clone();
-        }
-        let urls = self.redis_urls.iter();
-        urls.map(|url| Secret(url_with_password(url.reveal(), password)))
-            .collect()
-    }
-}
-
 /// Returns whether one of the URLs has a password: `redis://user:pass@host`, or `/socket?pass=…`.
 fn redis_interface_contains_password(text: &str) -> bool {
     // The password may contain an @.
@@ -85,34 +71,10 @@ fn redis_interface_contains_password(text: &str) -> bool {
     in_login || text.contains("?pass=") || text.contains("&pass=")
 }
 
-/// Inserts a password into a URL that has none.
-fn url_with_password(url: &str, password: &str) -> String {
-    let password = percent_encoded(password);
-    if url.starts_with("redis+unix:") {
-        let separator = if url.contains('?') { '&' } else { '?' };
-        return format!("{url}{separator}pass={password}");
-    }
-    let (scheme, rest) = url.split_once("://").unwrap_or(("redis", url));
-    let (user, address) = rest.rsplit_once('@').unwrap_or(("", rest));
-    let user = user.trim_end_matches(':');
-    format!("{scheme}://{user}:{password}@{address}")
-}
-
-fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(3 * text.len());
-    for octet in text.bytes() {
-        // Writing to a String cannot fail.
-        let _ = match octet.is_ascii_alphanumeric() {
-            true => write!(encoded, "{}", char::from(octet)),
-            false => write!(encoded, "%{octet:02X}"),
-        };
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     #[test]
     fn password_in_redis_interface_is_recognized() {
@@ -131,40 +93,6 @@ mod tests {
             ("/run/redis.sock?db=1&pass=p", true),
         ] {
             assert_eq!(redis_interface_contains_password(text), want, "{text}");
-        }
-    }
-
-    #[test]
-    fn password_of_the_file_is_added_to_each_redis_url() {
-        for (interface, want) in [
-            ("h:1", &["redis://:a%3A%40%2F%C3%BC@h:1/"][..]),
-            (
-                "redis://user@h:1/2",
-                &["redis://user:a%3A%40%2F%C3%BC@h:1/2"],
-            ),
-            (
-                "redis://user:@h:1/",
-                &["redis://user:a%3A%40%2F%C3%BC@h:1/"],
-            ),
-            (
-                "/run/r.sock",
-                &["redis+unix:///run/r.sock?pass=a%3A%40%2F%C3%BC"],
-            ),
-            (
-                "a:1,b:2",
-                &[
-                    "redis://:a%3A%40%2F%C3%BC@a:1/",
-                    "redis://:a%3A%40%2F%C3%BC@b:2/",
-                ],
-            ),
-        ] {
-            let text = format!(r#"{{"REDIS_INTERFACE": "{interface}", "REDIS_PASS_FILE": "/f"}}"#);
-            let mut config = Config::from_json(&text).unwrap();
-            assert_eq!(config.redis_urls_with_password(), config.redis_urls);
-            config.redis_password = Secret("a:@/ü".to_owned());
-            let urls = config.redis_urls_with_password();
-            let urls: Vec<&str> = urls.iter().map(Secret::reveal).collect();
-            assert_eq!(urls, want, "{interface}");
         }
     }
 

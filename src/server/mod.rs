@@ -22,7 +22,8 @@ pub use builder::ServerBuilder;
 pub use error::{ReloadError, StartError};
 pub use handle::{Server, ServerHandle};
 pub use password_files::{
-    read_password_files, readable_password_file_warnings, unreadable_password_file_warnings,
+    PasswordFileError, read_password_files, readable_password_file_warnings,
+    unreadable_password_file_warnings,
 };
 pub use settings::{load_tls, log_config_warnings, tls_files};
 pub use store_factory::{StoreFactory, store_factory_of_kind, table_name};
