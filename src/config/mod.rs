@@ -12,6 +12,7 @@ mod invariants;
 mod listeners;
 mod passwords;
 mod raw;
+mod recipient_query;
 #[cfg(feature = "mysql")]
 mod redis_login;
 mod settings;
@@ -42,6 +43,10 @@ pub struct Config {
     pub(crate) allowed_hosts: AcceptedDomains,
     /// GM_ALLOWED_HOSTS: files with further domains, which the server reads.
     pub(crate) allowed_hosts_files: Vec<PathBuf>,
+    /// GM_RECIPIENT_QUERY: a SELECT with one placeholder that returns a row if a recipient exists; empty means none.
+    pub(crate) recipient_query: String,
+    /// GM_RECIPIENT_CACHE_SECONDS: how long answers of `recipient_query` are kept; zero means not at all.
+    pub(crate) recipient_cache_time: Duration,
     /// GM_PRIMARY_MAIL_HOST: domain that column `to` gets instead of the recipient's; empty means GSMTP_HOST_NAME.
     pub(crate) primary_mail_host: String,
     /// GSMTP_HOST_NAME: name in the greeting; empty means the host name of the machine.

@@ -219,6 +219,8 @@ const MAX_KEY_OCTETS: usize = 64;
 /// Every key with its built-in default.
 pub const KEYS: &[(&str, &str)] = &[
     ("GM_ALLOWED_HOSTS", "*"),
+    ("GM_RECIPIENT_QUERY", ""),
+    ("GM_RECIPIENT_CACHE_SECONDS", "60"),
     ("GM_PRIMARY_MAIL_HOST", ""),
     ("GSMTP_HOST_NAME", ""),
     ("GSTMP_LISTEN_INTERFACE", "127.0.0.1:2525"),

@@ -22,6 +22,8 @@ impl RawConfig {
         let mut config = Config {
             allowed_hosts: self.parse_allowed_hosts()?,
             allowed_hosts_files: self.parse_allowed_hosts_files()?,
+            recipient_query: self.parse_recipient_query()?,
+            recipient_cache_time: self.parse_recipient_cache_time()?,
             primary_mail_host: self.parse_config_value_with(
                 "GM_PRIMARY_MAIL_HOST",
                 "a domain such as \"example.com\"",
@@ -176,7 +178,7 @@ impl RawConfig {
     }
 
     /// Returns the kind of store. If GM_STORE is not given, any key that begins with MYSQL_ selects MySQL.
-    fn store_kind(&self) -> Result<StoreKind, ConfigError> {
+    pub(super) fn store_kind(&self) -> Result<StoreKind, ConfigError> {
         let is_mysql_key = |key: &str| key.starts_with("MYSQL_") && find_key(key).is_some();
         let has_mysql_key = self.pairs.iter().any(|(key, _)| is_mysql_key(key));
         if has_mysql_key && !self.is_given("GM_STORE") {

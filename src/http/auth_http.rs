@@ -1,8 +1,9 @@
 //! Answers nginx's auth_http requests: whether nginx may connect a client to this server, and at which address
 //! ([ngx_mail_auth_http_module](https://nginx.org/en/docs/mail/ngx_mail_auth_http_module.html)).
 //!
-//! nginx sends a request at each RCPT until a recipient is accepted. A recipient in a domain that is not accepted is rejected
-//! here, so that nginx opens no SMTP connection for it. The SMTP session decides everything else, and asks the recipient hook.
+//! nginx sends a request at each RCPT until a recipient is accepted. A recipient in a domain that is not accepted, or one that
+//! GM_RECIPIENT_QUERY does not find, is rejected here, so that nginx opens no SMTP connection for it. The SMTP session decides
+//! everything else, and asks the recipient hook of an embedding program.
 //! No request header is ever copied into a response or the log, because headers contain text from the client and may contain a
 //! password.
 
@@ -13,6 +14,7 @@ use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::http::{HttpRequest, HttpResponse};
 use crate::metrics::AuthAnswer;
 use crate::net::accept_pool::AcceptPool;
+use crate::smtp::RecipientCheck;
 use crate::smtp::reply::{self, Reply};
 
 /// Answers nginx's auth_http requests.
@@ -41,19 +43,27 @@ impl NginxAuthEndpoint {
             .unwrap_or_default();
         let settings = self.settings();
         if settings.session.is_relay_rcpt(recipient) {
-            let refusal = self
-                .auth_http_rejection_response(&reply::R550_RELAY_DENIED, AuthAnswer::RelayDenied);
-            return match nginx_auth_attempt_number(request) {
-                // Without Auth-Wait nginx closes the client's connection, and the client needs a new one for its other
-                // recipients.
-                ..MAX_DENIED_RECIPIENTS => refusal.with_http_header("Auth-Wait", 1),
-                _ => refusal,
-            };
+            let denied = &reply::R550_RELAY_DENIED;
+            return self.refuse_recipient(request, denied, AuthAnswer::RelayDenied);
         }
         let has_free_slot = self.pool.taken_connection_slots() < self.pool.connection_slot_count();
-        let is_draining = self.pool.is_draining();
-        if is_draining || !has_free_slot || settings.saver.health().store_unready_reason().is_some()
-        {
+        if self.pool.is_draining() || !has_free_slot {
+            return self.auth_http_rejection_response(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
+        }
+        if let Some((hook, address)) = settings.session.timely_hook_for_rcpt(recipient) {
+            match hook.check(&address) {
+                RecipientCheck::Accept => {}
+                RecipientCheck::Reject => {
+                    let unknown = &reply::R550_USER_UNKNOWN;
+                    return self.refuse_recipient(request, unknown, AuthAnswer::UserUnknown);
+                }
+                RecipientCheck::Defer => {
+                    let failed = &reply::R451_RECIPIENT_LOOKUP_FAILED;
+                    return self.refuse_recipient(request, failed, AuthAnswer::LookupFailed);
+                }
+            }
+        }
+        if settings.saver.health().store_unready_reason().is_some() {
             return self.auth_http_rejection_response(&reply::R421_TOO_BUSY, AuthAnswer::NotReady);
         }
         self.pool.metrics().auth_http.count(AuthAnswer::Ok);
@@ -62,6 +72,21 @@ impl NginxAuthEndpoint {
             .with_http_header("Auth-Status", "OK")
             .with_http_header("Auth-Server", server)
             .with_http_header("Auth-Port", self.smtp_address.port())
+    }
+
+    /// Returns the response that rejects this recipient, and lets the client try others.
+    fn refuse_recipient(
+        &self,
+        request: &HttpRequest,
+        reply: &Reply,
+        answer: AuthAnswer,
+    ) -> HttpResponse {
+        let refusal = self.auth_http_rejection_response(reply, answer);
+        match nginx_auth_attempt_number(request) {
+            // Without Auth-Wait nginx closes the client's connection, and the client needs a new one for its other recipients.
+            ..MAX_DENIED_RECIPIENTS => refusal.with_http_header("Auth-Wait", 1),
+            _ => refusal,
+        }
     }
 
     fn auth_http_rejection_response(&self, reply: &Reply, answer: AuthAnswer) -> HttpResponse {

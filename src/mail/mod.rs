@@ -279,12 +279,17 @@ impl Mail {
     /// Returns the estimated size of all rows of the mail in a store, in octets. The sum of these
     /// estimates limits how many mails are saved together in a batch.
     pub(crate) fn estimated_stored_octets(&self) -> usize {
+        self.recipients.len() * self.estimated_row_octets(true)
+    }
+
+    /// Returns the estimated size of one row of the mail in a store, in octets, with or without its body.
+    pub(crate) fn estimated_row_octets(&self, with_body: bool) -> usize {
         // Uncompressed content is counted at its full length, because compressing it for an estimate would cost too much.
-        let body = self
-            .compressed
-            .get()
-            .map_or(self.content().len(), CompressedBody::len);
-        self.recipients.len() * (body + ROW_OCTETS_WITHOUT_BODY)
+        let body = || {
+            let compressed = self.compressed.get();
+            compressed.map_or(self.content().len(), CompressedBody::len)
+        };
+        ROW_OCTETS_WITHOUT_BODY + if with_body { body() } else { 0 }
     }
 }
 

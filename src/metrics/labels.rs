@@ -94,6 +94,10 @@ labels! {
         Ok = "ok",
         /// The recipient's domain is not accepted.
         RelayDenied = "relay_denied",
+        /// The recipient does not exist.
+        UserUnknown = "user_unknown",
+        /// The database did not say whether the recipient exists; the client has to try again later.
+        LookupFailed = "lookup_failed",
         /// GM_MAX_CLIENTS connections are open, or the store is unavailable; the client has to try again later.
         NotReady = "not_ready",
         /// nginx asked for an authentication method other than `none`: the client tried to log in, which the server does not
@@ -115,6 +119,24 @@ labels! {
         NoMemory = "no_memory",
         /// Reply 552: the announced or received size exceeds GSMTP_MAX_SIZE.
         TooLarge = "too_large",
+    }
+}
+
+labels! {
+    /// Answer to the question whether a recipient exists (GM_RECIPIENT_QUERY).
+    RecipientLookupAnswer("answer") {
+        /// The database has the recipient.
+        Yes = "yes",
+        /// The database does not have the recipient.
+        No = "no",
+        /// An earlier answer says that the recipient exists.
+        CachedYes = "cached_yes",
+        /// An earlier answer says that the recipient does not exist.
+        CachedNo = "cached_no",
+        /// The database did not answer, but an earlier answer, whose time is over, says that the recipient exists.
+        ExpiredYes = "expired_yes",
+        /// The database did not answer; the client has to try again later.
+        Unavailable = "unavailable",
     }
 }
 

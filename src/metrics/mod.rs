@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 pub use labels::{
     AuthAnswer, BodyLocation, CloseReason, Component, Handshake, ListenerKind, MailOutcome,
-    ReloadOutcome, ReloadTarget, ReplyCodeLabel, StoreErrorKind,
+    RecipientLookupAnswer, ReloadOutcome, ReloadTarget, ReplyCodeLabel, StoreErrorKind,
 };
 pub use snapshot::MetricsSnapshot;
 pub use types::{Counter, Gauge, Histogram, MetricLabel, WritableMetric};
@@ -69,6 +69,10 @@ metrics! {
     auth_http: Counter<AuthAnswer> = Counter::new(
         "goguerrilla_auth_http_total",
         "Requests of nginx's auth_http, by answer.",
+    );
+    recipient_lookups: Counter<RecipientLookupAnswer> = Counter::new(
+        "goguerrilla_recipient_lookups_total",
+        "Recipients looked up with GM_RECIPIENT_QUERY, by answer.",
     );
     connections_active: Gauge = Gauge::new(
         "goguerrilla_connections_active",

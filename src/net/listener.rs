@@ -1,7 +1,7 @@
 //! Listening sockets: bind or inherit, accept with back-off, close.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use nix::libc;
 use nix::sys::socket;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::close_signal::CloseSignal;
 use crate::sync;
 
 /// One listening socket.
@@ -19,9 +20,9 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     implicit_tls: bool,
-    /// Whether a service manager opened the socket. The service manager then keeps the socket listening after this process
-    /// ends.
-    inherited: bool,
+    /// Present if a service manager opened the socket. The service manager then keeps the socket listening after this process
+    /// ends, and the next process serves the connections that wait.
+    inherited: Option<CloseSignal>,
     closed: AtomicBool,
     /// Number of threads that block in [`accept`](Listener::accept) or are about to call it.
     accepting: AtomicUsize,
@@ -37,7 +38,7 @@ impl Listener {
     pub fn bind(address: SocketAddr, only_v6: bool, implicit_tls: bool) -> io::Result<Listener> {
         let socket = bind_socket(address, only_v6)?;
         socket.listen(BACKLOG)?;
-        Listener::new(TcpListener::from(socket), false, implicit_tls)
+        Listener::new(TcpListener::from(socket), None, implicit_tls)
     }
 
     /// Tests whether `address` can be bound, without listening. An address in use counts as success, because the running server
@@ -57,12 +58,16 @@ impl Listener {
     /// # Errors
     /// The descriptor is not a usable socket.
     pub fn from_inherited_socket(socket: TcpListener, implicit_tls: bool) -> io::Result<Listener> {
-        // Threads must block in `accept`, but the service manager may have made the socket non-blocking.
-        socket.set_nonblocking(false)?;
-        Listener::new(socket, true, implicit_tls)
+        // Threads wait in poll(2). `accept` must not block if another thread was faster.
+        socket.set_nonblocking(true)?;
+        Listener::new(socket, Some(CloseSignal::new()?), implicit_tls)
     }
 
-    fn new(socket: TcpListener, inherited: bool, implicit_tls: bool) -> io::Result<Listener> {
+    fn new(
+        socket: TcpListener,
+        inherited: Option<CloseSignal>,
+        implicit_tls: bool,
+    ) -> io::Result<Listener> {
         Ok(Listener {
             address: socket.local_addr()?,
             socket,
@@ -112,27 +117,11 @@ impl Listener {
     /// Makes every blocked and future `accept` return `None`.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
-        if self.inherited {
-            self.wake_accepting_threads();
-        } else {
+        match &self.inherited {
+            Some(close_signal) => close_signal.send(),
             // Wakes every thread that blocks in `accept`.
-            let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
-        }
-    }
-
-    /// Wakes the accepting threads by connecting to the socket once for each of them. `shutdown` cannot be used here, because
-    /// the service manager shares the socket and keeps listening on it.
-    fn wake_accepting_threads(&self) {
-        let ip = match self.address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        let address = SocketAddr::new(ip, self.address.port());
-        for _ in 0..self.accepting.load(Ordering::SeqCst) {
-            // If one connect fails, the next ones would fail too. Threads that stay blocked in `accept` end with the process.
-            if TcpStream::connect_timeout(&address, BACKOFF).is_err() {
-                return;
+            None => {
+                let _ = socket::shutdown(self.socket.as_raw_fd(), socket::Shutdown::Both);
             }
         }
     }
@@ -157,11 +146,16 @@ impl Listener {
     /// probably fail too, for example because descriptors are exhausted.
     fn accept_one_connection(&self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         loop {
+            if let Some(close_signal) = &self.inherited {
+                close_signal.wait_for_connection(&self.socket)?;
+            }
+            // Read after the wait: connections that arrive after `close` are left to the next process.
             if self.closed.load(Ordering::SeqCst) {
                 return Ok(None);
             }
             match self.socket.accept() {
                 Ok(client) => return Ok(Some(client)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // The error concerns only one connection, or a signal interrupted `accept`: it is called again without a pause.
                 Err(error) if is_single_client_accept_error(&error) => {}
                 Err(error) => {
@@ -212,29 +206,7 @@ fn is_single_client_accept_error(error: &io::Error) -> bool {
 /// Maximum number of connections that wait to be accepted. Beyond it the kernel drops the SYN, and the client repeats it only
 /// after a second; with the usual 128, this happens in a burst of 500 connections.
 const BACKLOG: i32 = 4_096;
-/// Pause before `accept` is retried while descriptors or memory are exhausted, and time limit of a connect that wakes a thread.
+/// Pause before `accept` is retried while descriptors or memory are exhausted.
 const BACKOFF: Duration = Duration::from_millis(50);
 /// Minimum time between two log lines about failing `accept` calls.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listener_close_does_not_wait_when_the_backlog_is_full() {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        socket.bind(&any_port.into()).unwrap();
-        socket.listen(0).unwrap();
-        let listener = Listener::from_inherited_socket(socket.into(), false).unwrap();
-        // Fills the backlog until a connect times out.
-        let connect = || TcpStream::connect_timeout(&listener.bound_address(), BACKOFF);
-        let waiting: Vec<TcpStream> = std::iter::from_fn(|| connect().ok()).take(10).collect();
-        assert!(waiting.len() < 10);
-        listener.accepting.store(100, Ordering::SeqCst);
-        let started_at = Instant::now();
-        listener.close();
-        assert!(started_at.elapsed() < Duration::from_secs(1));
-    }
-}

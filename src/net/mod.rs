@@ -5,6 +5,7 @@ pub mod accept_pool;
 pub mod ca_file;
 mod certificate_chain;
 mod client;
+mod close_signal;
 pub mod connection_limiter;
 mod connection_slot;
 pub mod deadline;

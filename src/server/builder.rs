@@ -7,6 +7,7 @@ use super::error::StartError;
 use super::handle::Server;
 use super::listeners::{self, BoundListeners};
 use super::password_files::read_password_files;
+use super::recipients::RecipientSource;
 use super::running::RunningServer;
 use super::settings::{load_tls, log_config_warnings};
 use super::store_factory::ConfiguredOrCustomStore;
@@ -75,6 +76,8 @@ impl ServerBuilder {
     /// `check` gets the address without angle brackets: the local-part as the client wrote it, `@`, and the domain in lower
     /// case, in its ASCII form. `postmaster` is accepted without a call ([RFC 5321
     /// §4.5.1](https://www.rfc-editor.org/rfc/rfc5321#section-4.5.1)). If `check` panics, the client gets 451.
+    ///
+    /// The function replaces GM_RECIPIENT_QUERY.
     pub fn recipients(
         mut self,
         check: impl Fn(&str) -> RecipientCheck + Send + Sync + 'static,
@@ -126,7 +129,8 @@ impl ServerBuilder {
             self.config,
             stores,
             tls,
-            self.recipient_hook,
+            self.recipient_hook
+                .map_or(RecipientSource::Configuration, RecipientSource::Program),
             metrics,
             self.client_stack_octets,
         )?;

@@ -11,6 +11,7 @@ mod handle;
 pub mod http_endpoints;
 pub mod listeners;
 mod password_files;
+mod recipients;
 mod reload;
 mod running;
 mod settings;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::allowed_hosts::LoadedAllowedHosts;
 use super::error::ReloadError;
 use super::password_files::read_password_files_again;
+use super::recipients::RecipientSource;
 use super::running::RunningServer;
 use super::settings::{log_certificate_warnings, log_config_warnings, tls_files};
 use super::store_factory::{ConfiguredOrCustomStore, RunningStore};
@@ -15,11 +16,13 @@ use crate::config::Config;
 use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
 use crate::net::tls::{TlsCredentials, TlsFilesFingerprint};
+use crate::smtp::RecipientHook;
 
 /// What a reload needs to know of the running server.
 pub struct ReloadBase {
     config: Config,
     stores: Arc<ConfiguredOrCustomStore>,
+    recipients: RecipientSource,
     tls: Option<TlsCredentials>,
     metrics: Arc<Metrics>,
 }
@@ -36,6 +39,8 @@ pub struct PreparedReload {
     pub allowed_hosts: Arc<LoadedAllowedHosts>,
     /// The new store, if the configuration requires one.
     pub store: Option<RunningStore>,
+    /// The new recipient hook or none, if the configuration requires a change.
+    pub recipient_hook: Option<Option<RecipientHook>>,
 }
 
 /// A last step that can fail, done after a new configuration was found to be valid and before the first change.
@@ -47,6 +52,7 @@ impl ReloadBase {
         ReloadBase {
             config: running.config.clone(),
             stores: Arc::clone(&running.stores),
+            recipients: running.recipients.clone(),
             tls: running.settings.current().tls.clone(),
             metrics: Arc::clone(running.pool.metrics()),
         }
@@ -64,6 +70,10 @@ impl ReloadBase {
         let tls = reload_tls(&new_config, self.tls.as_ref(), &self.metrics)?;
         let allowed_hosts = LoadedAllowedHosts::load(&new_config)
             .map_err(|error| ReloadError::Start(error.into()))?;
+        let (stores, recipients) = (&self.stores, &self.recipients);
+        let needs_hook = recipients.config_change_needs_new_hook(stores, &self.config, &new_config);
+        let start_hook = || recipients.start_hook(stores, &new_config, &self.metrics);
+        let recipient_hook = needs_hook.then(start_hook).transpose();
         let needs_store = self
             .stores
             .config_change_needs_new_store(&self.config, &new_config);
@@ -71,6 +81,7 @@ impl ReloadBase {
         let store = needs_store.then(start_store).transpose();
         Ok(PreparedReload {
             store: store.map_err(ReloadError::Start)?,
+            recipient_hook: recipient_hook.map_err(ReloadError::Start)?,
             config: new_config,
             ignored_keys,
             tls,
@@ -161,8 +172,9 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
     }
     if new_config.store != running.store {
         // The new table name is meant for the new store, which is not opened before a restart. The running store keeps its
-        // table.
+        // table, and its query for recipients, without which it would accept any address.
         new_config.mail_table.clone_from(&running.mail_table);
+        (new_config.recipient_query).clone_from(&running.recipient_query);
     }
     let restored = [
         (

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::allowed_hosts::LoadedAllowedHosts;
 use super::error::StartError;
+use super::recipients::RecipientSource;
 use super::reload::PreparedReload;
 use super::settings::{accept_pool_settings, session_settings};
 use super::store_factory::ConfiguredOrCustomStore;
@@ -12,7 +13,7 @@ use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::metrics::Metrics;
 use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::TlsCredentials;
-use crate::smtp::{MemoryBudget, RecipientHook, SessionSettings};
+use crate::smtp::{MemoryBudget, SessionSettings};
 use crate::store::WriterThreads;
 
 /// The components of a server that a reload can change or replace.
@@ -22,6 +23,7 @@ pub struct RunningServer {
     pub stores: Arc<ConfiguredOrCustomStore>,
     /// The accepted domains, those of files included.
     pub allowed_hosts: Arc<LoadedAllowedHosts>,
+    pub recipients: RecipientSource,
     /// Settings of new connections; open connections keep the settings they started with.
     pub settings: Arc<SharedSettings>,
     pub pool: Arc<AcceptPool>,
@@ -39,7 +41,7 @@ impl RunningServer {
         config: Config,
         stores: ConfiguredOrCustomStore,
         tls: Option<TlsCredentials>,
-        recipient_hook: Option<RecipientHook>,
+        recipients: RecipientSource,
         metrics: Arc<Metrics>,
         stack_octets: usize,
     ) -> Result<RunningServer, StartError> {
@@ -47,7 +49,7 @@ impl RunningServer {
         allowed_hosts.log_loaded_files();
         let store = stores.start(&config, &metrics)?;
         let session = Arc::new(SessionSettings {
-            recipient_hook,
+            recipient_hook: recipients.start_hook(&stores, &config, &metrics)?,
             allowed_hosts: allowed_hosts.domains().clone(),
             ..session_settings(&config)
         });
@@ -75,6 +77,7 @@ impl RunningServer {
             config,
             stores: Arc::new(stores),
             allowed_hosts: Arc::new(allowed_hosts),
+            recipients,
             settings,
             writers: store.writers,
             retired: Vec::new(),
@@ -93,6 +96,7 @@ impl RunningServer {
             tls,
             store,
             allowed_hosts,
+            recipient_hook,
             ..
         } = prepared;
         let settings = self.settings.current();
@@ -109,9 +113,9 @@ impl RunningServer {
                 (store.limits, store.saver)
             }
         };
-        // The hook comes from the embedding program, not from the configuration.
         let configured_session = Arc::new(SessionSettings {
-            recipient_hook: settings.configured_session.recipient_hook.clone(),
+            recipient_hook: recipient_hook
+                .unwrap_or_else(|| settings.configured_session.recipient_hook.clone()),
             allowed_hosts: allowed_hosts.domains().clone(),
             ..session_settings(&config)
         });

@@ -46,19 +46,23 @@ impl SessionSettings {
     /// Returns whether `line` names a recipient for which RCPT would be rejected with 550 (relay denied). `line` is a RCPT
     /// command or a forward-path, with or without brackets. For a line with another error the result is `false`, because the
     /// session rejects such a line later.
-    ///
-    /// The recipient hook is not asked: nginx's auth_http uses this method for every RCPT until one is accepted, and the session
-    /// asks the hook when nginx passes the RCPT on.
     pub fn is_relay_rcpt(&self, line: &[u8]) -> bool {
-        let path = match command::split_verb_and_argument(line) {
-            (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),
-            _ => command::parse_rcpt(&[b"TO:", line].concat(), true)
-                .or_else(|_| command::parse_rcpt(&[b"TO:<", line, b">"].concat(), true)),
-        };
-        match path {
+        match forward_path_in_line(line) {
             Ok(path) => !self.allowed_hosts.accepts_recipient_path(&path),
             Err(error) => error == CommandError::TwoDomains,
         }
+    }
+
+    /// Returns the hook and the address to ask it about, if RCPT with the recipient in `line` would ask a hook that has a time
+    /// limit. nginx's auth_http uses this for every RCPT until one is accepted. The session asks a hook without a time limit
+    /// when nginx passes the RCPT on.
+    pub fn timely_hook_for_rcpt(&self, line: &[u8]) -> Option<(&RecipientHook, String)> {
+        let hook = (self.recipient_hook.as_ref()).filter(|hook| hook.has_time_limit())?;
+        let path = forward_path_in_line(line).ok()?;
+        let is_asked = self.allowed_hosts.accepts_recipient_path(&path)
+            && self.can_store_recipient(&path)
+            && !path.is_postmaster();
+        is_asked.then(|| (hook, path.mailbox_address()))
     }
 
     /// Returns whether the store can hold this recipient unchanged.
@@ -66,5 +70,14 @@ impl SessionSettings {
         let to = self.address_for_to_column(path);
         self.recipient_limits
             .can_store_recipient(path.as_str(), &to)
+    }
+}
+
+/// Parses the recipient in a RCPT command or a forward-path, with or without brackets.
+fn forward_path_in_line(line: &[u8]) -> Result<ForwardPath, CommandError> {
+    match command::split_verb_and_argument(line) {
+        (Some(Verb::Rcpt), argument) => command::parse_rcpt(argument, true),
+        _ => command::parse_rcpt(&[b"TO:", line].concat(), true)
+            .or_else(|_| command::parse_rcpt(&[b"TO:<", line, b">"].concat(), true)),
     }
 }

@@ -1,4 +1,4 @@
-//! The hook with which an embedding program decides which recipients exist.
+//! The hook that decides which recipients exist: a function of an embedding program, or a query to a database.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ pub enum RecipientCheck {
 #[derive(Clone)]
 pub struct RecipientHook {
     check: Arc<dyn Fn(&str) -> RecipientCheck + Send + Sync>,
+    has_time_limit: bool,
 }
 
 impl RecipientHook {
@@ -37,7 +38,24 @@ impl RecipientHook {
     pub fn new(check: impl Fn(&str) -> RecipientCheck + Send + Sync + 'static) -> RecipientHook {
         RecipientHook {
             check: Arc::new(check),
+            has_time_limit: false,
         }
+    }
+
+    /// Returns a hook like [`new`](RecipientHook::new) whose function returns within a few seconds. nginx's auth_http asks only
+    /// such a hook, because nginx does not wait longer.
+    pub fn with_time_limit(
+        check: impl Fn(&str) -> RecipientCheck + Send + Sync + 'static,
+    ) -> RecipientHook {
+        RecipientHook {
+            has_time_limit: true,
+            ..RecipientHook::new(check)
+        }
+    }
+
+    /// Returns whether the function of the hook returns within a few seconds.
+    pub fn has_time_limit(&self) -> bool {
+        self.has_time_limit
     }
 
     /// Asks the hook about the recipient `address`.

@@ -4,6 +4,7 @@
 //! during the previous commit, saves them in one transaction, and then reports the outcome of each mail to its connection.
 
 mod column;
+mod commit_in_doubt;
 mod diagnostic;
 mod health;
 mod memory;
@@ -25,10 +26,11 @@ mod stored_text;
 mod table;
 
 pub use column::{ColumnCharset, ColumnWidth, RecipientAddressColumns, TextColumn};
+pub use commit_in_doubt::{CommitInDoubt, CommitLookUp};
 pub use diagnostic::Diagnostic;
 pub use health::StoreHealth;
 pub use memory::MemoryStore;
-pub use queue::{SaveQueue, StoreOpener, WriterThreads};
+pub use queue::{BATCHES_IN_DOUBT_PER_WRITER, SaveQueue, StoreOpener, WriterThreads};
 pub use reader::{ListedMail, ListedMailSize, StoreReadError, StoredMailReader};
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub use row::Row;

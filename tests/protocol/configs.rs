@@ -121,6 +121,8 @@ fn config_byte_order_mark_is_skipped_and_utf_16_is_rejected_by_name() {
 /// The keys of the sample configuration, which leaves out aliases.
 const KEYS: &[&str] = &[
     "GM_ALLOWED_HOSTS",
+    "GM_RECIPIENT_QUERY",
+    "GM_RECIPIENT_CACHE_SECONDS",
     "GM_PRIMARY_MAIL_HOST",
     "GSMTP_HOST_NAME",
     "GSTMP_LISTEN_INTERFACE",

@@ -43,6 +43,7 @@ mod slot_exhaustion;
 mod smoke;
 mod smuggling;
 mod sqlite_faults;
+mod sqlite_file;
 mod starttls;
 mod status;
 mod table;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use goguerrilla::internals::mail::Mail;
 use goguerrilla::internals::metrics::Metrics;
 use goguerrilla::internals::store::{
-    SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, WriterThreads,
+    CommitInDoubt, SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, WriterThreads,
 };
 
 use testkit::{note, test, wait_for};
@@ -420,6 +420,78 @@ fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
     let reason = wait_for("the writer to report it", || health.store_unready_reason());
     assert_eq!(reason, "db error: no route");
     writers.drain_and_join();
+}
+
+#[test]
+fn batch_in_doubt_delays_no_other_batch_and_gets_the_outcome_of_its_look_up() {
+    let (release, released) = gate();
+    let released = Arc::new(released);
+    let fixture = Fixture::new(
+        || Ok(()),
+        move |subjects| {
+            if !subjects[0].starts_with("doubtful") {
+                return all_saved(subjects);
+            }
+            let (released, is_stored) = (Arc::clone(&released), subjects[0] == "doubtful, stored");
+            let look_up = move |mails: &[Mail]| {
+                assert_eq!(mails.len(), 1);
+                released();
+                match is_stored {
+                    true => Ok(()),
+                    false => Err(SaveError::unavailable("not found")),
+                }
+            };
+            vec![Err(CommitInDoubt::save_error(
+                "no answer",
+                Box::new(look_up),
+            ))]
+        },
+    );
+    let saver = &fixture.saver;
+    let wait_for_batches = |count: usize| {
+        wait_for("a batch to be in doubt", || {
+            (fixture.seen.lock().unwrap().len() == count).then_some(())
+        });
+    };
+    thread::scope(|scope| {
+        let stored = scope.spawn(|| save(saver, "doubtful, stored"));
+        wait_for_batches(1);
+        let missing = scope.spawn(|| save(saver, "doubtful, missing"));
+        wait_for_batches(2);
+        assert_saved(&save(saver, "other"));
+        // A single writer may have two batches in doubt.
+        let error = save(saver, "doubtful, third").expect_err("beyond the limit");
+        assert!(error.to_string().contains("2 other COMMITs"), "{error}");
+        assert!(!stored.is_finished() && !missing.is_finished());
+        release.send(()).unwrap();
+        release.send(()).unwrap();
+        assert_saved(&stored.join().unwrap());
+        assert_unavailable(&missing.join().unwrap());
+    });
+    fixture.writers.drain_and_join();
+}
+
+#[test]
+fn panic_in_a_look_up_defers_its_batch_and_is_counted() {
+    let fixture = Fixture::new(
+        || Ok(()),
+        |subjects| match subjects[0].as_str() {
+            "doubtful" => {
+                let look_up = |_: &[Mail]| panic!("an intended panic");
+                vec![Err(CommitInDoubt::save_error(
+                    "no answer",
+                    Box::new(look_up),
+                ))]
+            }
+            _ => all_saved(subjects),
+        },
+    );
+    assert_unavailable(&save(&fixture.saver, "doubtful"));
+    assert_saved(&save(&fixture.saver, "after"));
+    let page = fixture.saver.health().metrics().render();
+    let panics = "goguerrilla_panics_total{component=\"writer\"} 1\n";
+    assert!(page.contains(panics), "{page}");
+    fixture.writers.drain_and_join();
 }
 
 /// Writers and a store that records the batches it was given.

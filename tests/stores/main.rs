@@ -1,8 +1,10 @@
 //! Tests with MariaDB or MySQL, Redis or Valkey, and Galera.
 
+mod backup;
 mod check_mysql;
 mod check_redis;
 mod client_left;
+mod commit_in_doubt;
 mod fleet;
 mod galera;
 mod growing;
@@ -14,6 +16,8 @@ mod mysql_tls;
 mod password_files;
 mod promise_mysql;
 mod readiness;
+mod recipient_query;
+mod recipient_query_faults;
 mod redis_cluster;
 mod redis_faults;
 mod reload;

@@ -48,6 +48,7 @@ fn make_install_with_destdir_installs_the_documented_files_only() {
     let expected = [
         CONFIG,
         UNIT,
+        "/usr/local/lib/systemd/system/goguerrilla.socket",
         "/usr/local/sbin/goguerrilla",
         "/usr/local/share/man/man8/goguerrilla.8",
     ];
@@ -219,7 +220,12 @@ fn installed_server_receives_mail_on_port_25() {
         unit.contains("\nUser=goguerrilla\nGroup=goguerrilla\n"),
         "{unit}"
     );
-    let verified = ["systemd-analyze", "verify", "goguerrilla.service"];
+    let verified = [
+        "systemd-analyze",
+        "verify",
+        "goguerrilla.service",
+        "goguerrilla.socket",
+    ];
     assert_eq!(
         scratch.run(&verified),
         "",
@@ -566,6 +572,7 @@ fn documentation_files() -> Vec<String> {
     let not_copied = [
         "goguerrilla.8",
         "goguerrilla.service.in",
+        "goguerrilla.socket",
         "install",
         "uninstall",
     ];

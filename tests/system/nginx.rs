@@ -11,7 +11,9 @@ use crate::clients::{mail, mail_with_final_empty_line};
 use testkit::auth_http::auth_address;
 use testkit::certificates::{KeyKind, Pair};
 use testkit::front::{ProxyProcess, dist_file, with};
+use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::ports::free_address;
+use testkit::status::{STATUS, figures, get, wait_for_metric};
 use testkit::store::{StoredMail, mails_after};
 use testkit::tls::{TlsClient, config_trusting, starttls};
 use testkit::{Client, Server, test, wait_for, without_trace};
@@ -290,6 +292,50 @@ fn per_ip_limit_counts_the_client_address_given_by_nginx() {
     begin(Client::connect(front.v4), "421 4.7.0 ").expect_close();
     let _second = begin(connect_from_second_address(front.v4), "250 2.1.5 ");
     let _third = begin(Client::connect(front.v6), "250 2.1.5 ");
+}
+
+#[test]
+fn nginx_rejects_recipients_that_the_query_does_not_find() {
+    let mut database = MariaDb::start();
+    database.sql("CREATE TABLE mailbox (address varchar(320) PRIMARY KEY)");
+    database.sql("INSERT INTO mailbox VALUES ('u@ours.test'), ('v@ours.test')");
+    let hosts = database.address().to_string();
+    let query = [
+        (
+            "GM_RECIPIENT_QUERY",
+            "SELECT 1 FROM mailbox WHERE address = ?",
+        ),
+        STATUS,
+    ];
+    let front = Front::start(&with_hosts(&hosts, &query));
+    wait_for("the store to be ready", || {
+        (get(&front.server, "/readyz").0 == 200).then_some(())
+    });
+    let mut client = front.client();
+    client.command("EHLO client.test", "250");
+    client.command("MAIL FROM:<a@client.test>", "250 ");
+    let unknown = "550 5.1.1 Recipient address rejected: User unknown";
+    client.command("RCPT TO:<nobody@ours.test>", unknown);
+    client.command("RCPT TO:<u@ours.test>", "250 2.1.5 ");
+    client.command("RCPT TO:<nobody@ours.test>", unknown);
+    client.command("RCPT TO:<v@ours.test>", "250 2.1.5 ");
+    client.command("DATA", "354 ");
+    client.send(testkit::stuffed(&mail("\r\n")));
+    client.expect("250 2.0.0 OK : queued as ");
+    assert_eq!(database.count(), 2);
+    let connections = "goguerrilla_connections_total{listener=\"smtp\",outcome=\"client_left\"}";
+    drop(client);
+    wait_for_metric(&front.server, connections, 1.0);
+    let mut refused = front.client();
+    refused.command("EHLO client.test", "250");
+    refused.command("MAIL FROM:<a@client.test>", "250 ");
+    refused.command("RCPT TO:<nobody@ours.test>", unknown);
+    assert_eq!(
+        figures(&front.server)["goguerrilla_connections_active"],
+        0.0
+    );
+    database.kill();
+    refused.command("RCPT TO:<unasked@ours.test>", "451 4.3.0 ");
 }
 
 /// Sends the commands up to DATA; nginx answers MAIL by itself.

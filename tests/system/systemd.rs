@@ -9,6 +9,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use testkit::load::{Load, assert_no_loss_or_duplicate, stored_markers};
 use testkit::{Client, Server, TEST_TIMEOUT, short_mail, test};
 
 #[test]
@@ -42,20 +43,9 @@ fn server_notifies_systemd_of_ready_reloading_and_stopping() {
 
 #[test]
 fn server_serves_sockets_inherited_from_systemd_and_leaves_them_open_at_exit() {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let socket = inheritable_socket();
     let address = socket.local_addr().expect("a bound socket");
-    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
-    let hand_over = |program: Command| {
-        // The shell executes the program with its own process id, so LISTEN_PID is right.
-        let script = format!(
-            "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
-            socket.as_raw_fd()
-        );
-        let mut shell = testkit::command("bash");
-        shell.args(["-c", &script, "bash"]);
-        shell.arg(program.get_program()).args(program.get_args());
-        shell
-    };
+    let hand_over = |program| with_inherited(&socket, program);
     let settings = [("GSTMP_LISTEN_INTERFACE", "127.0.0.1:1")];
     let folder = TempDir::new().expect("a temporary folder");
     let mut server = Server::start_with(folder, &settings, hand_over);
@@ -77,6 +67,60 @@ fn server_serves_sockets_inherited_from_systemd_and_leaves_them_open_at_exit() {
     assert_eq!(reply.code, 250);
     assert_eq!(server.list().len(), 2);
 }
+
+#[test]
+fn restarts_on_an_inherited_socket_refuse_no_connection_under_load() {
+    let socket = inheritable_socket();
+    let hand_over = |program| with_inherited(&socket, program);
+    let folder = TempDir::new().expect("a temporary folder");
+    let mut server = Server::start_with(folder, &[], hand_over);
+    let load = Load::start(server.address, 8, "restart");
+    for _ in 0..RESTARTS {
+        load.wait_for_more(100);
+        assert!(server.stop().success());
+        server.start_again_with(hand_over);
+    }
+    load.wait_for_more(100);
+    let account = load.stop();
+    assert!(server.stop().success());
+
+    testkit::note!(
+        "{RESTARTS} restarts: {} mails acknowledged, {} connections cut, 4xx: {}",
+        account.acknowledged.len(),
+        account.cut,
+        account.temporary_failures()
+    );
+    assert_eq!(account.cut, 0, "connections refused or cut");
+    let greetings = account.replies.keys().filter(|(to, _)| *to == "greeting");
+    let greetings: Vec<u16> = greetings.map(|(_, code)| *code).collect();
+    assert_eq!(greetings, [220], "every connection was served");
+    assert_eq!(account.unanswered, Vec::<String>::new());
+    let stored = stored_markers(&server.path("goguerrilla.db"));
+    assert_no_loss_or_duplicate(&account, &stored);
+}
+
+/// Returns a listening socket that child processes inherit, as systemd's.
+fn inheritable_socket() -> TcpListener {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
+    socket
+}
+
+/// Returns the command with `socket` as the first inherited descriptor of systemd's protocol.
+fn with_inherited(socket: &TcpListener, program: Command) -> Command {
+    // The shell executes the program with its own process id, so LISTEN_PID is right.
+    let script = format!(
+        "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
+        socket.as_raw_fd()
+    );
+    let mut shell = testkit::command("bash");
+    shell.args(["-c", &script, "bash"]);
+    shell.arg(program.get_program()).args(program.get_args());
+    shell
+}
+
+/// Enough for each moment of a restart to meet a connection.
+const RESTARTS: usize = 20;
 
 #[test]
 fn listen_fds_meant_for_another_process_id_are_ignored() {

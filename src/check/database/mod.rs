@@ -8,16 +8,18 @@ mod fix_table;
 mod fixes;
 mod hosts;
 mod query;
+mod recipients;
 mod table;
 mod trial_row;
 mod triggers;
 
+pub use self::recipients::check_recipient_query;
 pub use self::table::check_table;
 pub use self::trial_row::TrialMailDomains;
 use super::driver_panic::run_check_catching_panic;
 use crate::store::Diagnostic;
-use crate::store::mysql::hanging;
 use crate::store::mysql::pool::Connector;
+use crate::store::mysql::{group_replication, hanging};
 
 /// Checks the hosts and the table, and inserts a trial row that is rolled back.
 pub fn check_mysql_hosts_and_table(
@@ -40,6 +42,10 @@ fn check_database(
         Err(findings) => return findings,
     };
     findings.extend(hanging::hanging_commit_findings(connector));
+    findings.extend(group_replication::unreadable_members_finding(
+        &mut connection,
+        connector.mysql_user_name(),
+    ));
     let table = connector.table();
     findings.extend(check_table(
         &connection.table_info,

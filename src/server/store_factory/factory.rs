@@ -11,6 +11,7 @@ use crate::config::{Config, StoreKind};
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
+use crate::smtp::RecipientHook;
 use crate::store::{Diagnostic, StoreReadError, StoredMailReader, TableName};
 
 /// A store that GM_STORE can select: what the server and the commands `check`, `list`, `show` and `schema` need from it.
@@ -29,6 +30,28 @@ pub trait StoreFactory: Send + Sync {
 
     /// Returns whether a reload from `running` to `wanted` must start the store again.
     fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool;
+
+    /// Starts what asks the database which recipients exist; returns `None` if GM_RECIPIENT_QUERY is empty. Only the MySQL store
+    /// accepts the key.
+    ///
+    /// # Errors
+    /// [`StartError::Thread`].
+    fn start_recipient_lookup(
+        &self,
+        _config: &Config,
+        _metrics: &Arc<Metrics>,
+    ) -> Result<Option<RecipientHook>, StartError> {
+        Ok(None)
+    }
+
+    /// Returns whether a reload from `running` to `wanted` must start the recipients' query again.
+    fn config_change_needs_new_recipient_lookup(
+        &self,
+        _running: &Config,
+        _wanted: &Config,
+    ) -> bool {
+        false
+    }
 
     /// Returns the maximum number of descriptors that the store holds open at the same time.
     fn max_descriptors_of_store(&self, config: &Config) -> usize;

@@ -15,6 +15,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
+use crate::smtp::RecipientHook;
 use crate::store::{SaveQueue, StoreHealth, StoreOpener, TableName, WriterThreads};
 
 /// The source of the store: the configuration or the embedding program.
@@ -70,13 +71,44 @@ impl ConfiguredOrCustomStore {
         matches!(self, ConfiguredOrCustomStore::Configured(_))
     }
 
+    /// Starts what asks the store's database which recipients exist (GM_RECIPIENT_QUERY). Returns `None` if the query is not
+    /// configured, and for a store of the embedding program.
+    ///
+    /// # Errors
+    /// [`StartError::Thread`].
+    pub fn start_recipient_lookup(
+        &self,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<RecipientHook>, StartError> {
+        match self.configured() {
+            Some(store) => store.start_recipient_lookup(config, metrics),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns whether a change from `running` to `wanted` requires another query for recipients, or other connections for it.
+    pub fn config_change_needs_new_recipient_lookup(
+        &self,
+        running: &Config,
+        wanted: &Config,
+    ) -> bool {
+        self.configured()
+            .is_some_and(|store| store.config_change_needs_new_recipient_lookup(running, wanted))
+    }
+
     /// Returns whether a change from `running` to `wanted` requires another store.
     pub fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool {
+        self.configured()
+            .is_some_and(|store| store.config_change_needs_new_store(running, wanted))
+    }
+
+    /// Returns the store that the configuration selects, after the first call of `start`; `None` for a store of the embedding
+    /// program.
+    fn configured(&self) -> Option<&dyn StoreFactory> {
         match self {
-            ConfiguredOrCustomStore::Custom(..) => false,
-            ConfiguredOrCustomStore::Configured(selected) => selected
-                .get()
-                .is_some_and(|store| store.config_change_needs_new_store(running, wanted)),
+            ConfiguredOrCustomStore::Custom(..) => None,
+            ConfiguredOrCustomStore::Configured(selected) => selected.get().map(Box::as_ref),
         }
     }
 }

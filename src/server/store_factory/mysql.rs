@@ -12,14 +12,17 @@ use crate::config::{Config, DatabaseServerAddress, DatabaseTlsMode};
 use crate::connection::{StoreLimits, StoreLimitsCell};
 use crate::metrics::Metrics;
 use crate::server::StartError;
+use crate::smtp::RecipientHook;
 use crate::store::mysql::pool::{
     self, Connector, MySqlHostAddress, MySqlSettings, MySqlTls, TableInfoCallback,
 };
+use crate::store::mysql::recipients::{self, RECIPIENT_CONNECTIONS, RecipientQuerySettings};
 use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
 use crate::store::redis::{RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings};
 use crate::store::{
-    Diagnostic, StoreHealth, StoreOpener, StoreReadError, StoredMailReader, TableName,
+    BATCHES_IN_DOUBT_PER_WRITER, Diagnostic, StoreHealth, StoreOpener, StoreReadError,
+    StoredMailReader, TableName,
 };
 use crate::sync;
 
@@ -71,6 +74,20 @@ impl StoreFactory for MySqlStoreFactory {
             || redis_settings(running) != redis_settings(wanted)
     }
 
+    fn start_recipient_lookup(
+        &self,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Option<RecipientHook>, StartError> {
+        let start = |settings| recipients::start_recipient_lookup(settings, metrics);
+        let started = recipient_query_settings(config).map(start).transpose();
+        started.map_err(StartError::Thread)
+    }
+
+    fn config_change_needs_new_recipient_lookup(&self, running: &Config, wanted: &Config) -> bool {
+        recipient_query_settings(running) != recipient_query_settings(wanted)
+    }
+
     fn max_descriptors_of_store(&self, config: &Config) -> usize {
         max_mysql_descriptors(config) + max_redis_descriptors(config)
     }
@@ -81,6 +98,9 @@ impl StoreFactory for MySqlStoreFactory {
             config.max_content_octets,
             &trial_mail_domains(config),
         );
+        if let Some(settings) = recipient_query_settings(config) {
+            findings.extend(check::database::check_recipient_query(&settings));
+        }
         if let Some(redis) = redis_settings(config) {
             findings.extend(check::redis::check_redis_or_cluster(&redis));
         }
@@ -183,6 +203,15 @@ fn mysql_settings(config: &Config) -> MySqlSettings {
     }
 }
 
+/// Returns the settings of the recipients' query, or `None` if GM_RECIPIENT_QUERY is empty.
+fn recipient_query_settings(config: &Config) -> Option<RecipientQuerySettings> {
+    (!config.recipient_query.is_empty()).then(|| RecipientQuerySettings {
+        database: mysql_settings(config),
+        query: config.recipient_query.clone(),
+        cache_time: config.recipient_cache_time,
+    })
+}
+
 fn mysql_tls(config: &Config) -> MySqlTls {
     match config.mysql_tls {
         DatabaseTlsMode::Off => MySqlTls::Off,
@@ -228,14 +257,19 @@ fn redis_settings(config: &Config) -> Option<RedisSettings> {
 
 /// Returns the maximum number of descriptors that the MySQL store holds open.
 ///
-/// Each writer has one connection, and a second connection while it looks up the outcome of a COMMIT. If there are
-/// several hosts, the probe thread has a connection to each host. Each thread of the pool may be opening a connection.
+/// Each writer has one connection, and each batch whose COMMIT is in doubt has one for its look-up. If there are several
+/// hosts, a probe thread has a connection to each host. Each thread of the pool may be opening a connection. The
+/// recipients' query has connections of its own.
 fn max_mysql_descriptors(config: &Config) -> usize {
     let hosts = match config.mysql_hosts.len() {
         1 => 0,
         count => count,
     };
-    2 * config.save_workers + hosts + POOL_THREADS
+    let recipients = match config.recipient_query.is_empty() {
+        true => 0,
+        false => RECIPIENT_CONNECTIONS,
+    };
+    (1 + BATCHES_IN_DOUBT_PER_WRITER) * config.save_workers + hosts + POOL_THREADS + recipients
 }
 
 /// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the
@@ -264,15 +298,19 @@ mod tests {
         for (text, want) in [
             (
                 r#"{"MYSQL_HOST": "a", "MYSQL_DB": "m", "REDIS_INTERFACE": "", "GM_SAVE_WORKERS": "4"}"#,
-                2 * 4 + 3,
+                3 * 4 + 3,
             ),
             (
                 r#"{"MYSQL_HOST": "a,b,c", "MYSQL_DB": "m", "REDIS_INTERFACE": "r", "GM_SAVE_WORKERS": "4"}"#,
-                2 * 4 + 3 + 3 + 4 + 2,
+                3 * 4 + 3 + 3 + 4 + 2,
+            ),
+            (
+                r#"{"MYSQL_HOST": "a", "MYSQL_DB": "m", "REDIS_INTERFACE": "", "GM_RECIPIENT_QUERY": "SELECT ?"}"#,
+                3 * 2 + 3 + 4,
             ),
             (
                 r#"{"MYSQL_HOST": "a", "MYSQL_DB": "m", "REDIS_INTERFACE": "r,s,t", "GM_SAVE_WORKERS": "64"}"#,
-                2 * 64 + 3 + 6 * 64 + 2,
+                3 * 64 + 3 + 6 * 64 + 2,
             ),
         ] {
             let config = Config::from_json(text).unwrap();

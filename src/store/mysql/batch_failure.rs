@@ -2,8 +2,9 @@
 
 use super::MySqlStore;
 use super::error::MySqlErrorClass;
+use super::error_text::error_words;
 use super::pool::PooledDbConnection;
-use super::unknown_commit::{UnknownCommit, is_certainly_rolled_back};
+use super::unknown_commit::UnknownCommit;
 
 /// A failed attempt to save part of a batch.
 pub struct BatchFailure {
@@ -46,6 +47,7 @@ impl MySqlStore {
         commit: Option<Box<UnknownCommit>>,
     ) -> BatchFailure {
         let class = MySqlErrorClass::classify_mysql_error(error);
+        let unknown_commit = commit.filter(|commit| !commit.is_certainly_rolled_back(error));
         match class {
             MySqlErrorClass::Schema => {
                 let connector = &self.connector;
@@ -69,11 +71,12 @@ impl MySqlStore {
             }
             // While the outcome of the COMMIT is unknown, it is also unknown whether the connection still has an open
             // transaction.
-            _ if commit.is_some() && !is_certainly_rolled_back(error) => connection.broken = true,
+            _ if unknown_commit.is_some() => connection.broken = true,
             MySqlErrorClass::Retry
             | MySqlErrorClass::Full
             | MySqlErrorClass::NoMemory
-            | MySqlErrorClass::Mail => {
+            | MySqlErrorClass::Mail
+            | MySqlErrorClass::TooLarge => {
                 connection.roll_back();
             }
             MySqlErrorClass::IdsUsedUp => connection.roll_back(),
@@ -87,9 +90,10 @@ impl MySqlStore {
                 MySqlErrorClass::Schema => format!(
                     "{error}; `goguerrilla check` names the fix, `goguerrilla schema` prints the table"
                 ),
+                MySqlErrorClass::TooLarge => error_words(error),
                 _ => error.to_string(),
             },
-            unknown_commit: commit.filter(|_| !is_certainly_rolled_back(error)),
+            unknown_commit,
         }
     }
 }

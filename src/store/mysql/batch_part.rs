@@ -1,6 +1,7 @@
 //! Saving one part of a batch: INSERT, COMMIT, and retries until the deadline.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ impl MySqlStore {
     pub(super) fn commit_batch_part(
         &mut self,
         part: &[Mail],
-        bodies_in: &BodiesInRedis,
+        bodies_in: &Arc<BodiesInRedis>,
         mut inserted: Option<Result<PooledDbConnection, BatchFailure>>,
     ) -> Result<(), BatchError> {
         let mut pause = MIN_RETRY_PAUSE;
@@ -40,7 +41,8 @@ impl MySqlStore {
                 return Ok(());
             };
             if let Some(commit) = failure.unknown_commit {
-                return self.store_missing_after_unknown_commit(part, bodies_in, &commit);
+                let error = self.commit_in_doubt(bodies_in, *commit, &failure.text);
+                return Err(BatchError::Store(error));
             }
             let unavailable = SaveError::unavailable(failure.text.clone());
             match failure.class {
@@ -53,7 +55,7 @@ impl MySqlStore {
                 MySqlErrorClass::NoMemory => {
                     return Err(BatchError::Mail(SaveError::full(failure.text)));
                 }
-                MySqlErrorClass::Mail => {
+                MySqlErrorClass::Mail | MySqlErrorClass::TooLarge => {
                     return Err(BatchError::Mail(SaveError::refused(failure.text)));
                 }
                 // The table may have been altered after a pooled connection read its columns. Each retry replaces one

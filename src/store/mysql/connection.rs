@@ -14,6 +14,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::call_timeout::DatabaseCallWatchdog;
 use super::driver_panic::{catch_panic, is_panic};
 use super::galera::GaleraNodeView;
+use super::group_replication::GroupMember;
 use super::table_info::TableInfo;
 use crate::metrics::Metrics;
 
@@ -52,6 +53,8 @@ pub struct ConnectedServer {
     pub connection_id: u32,
     /// The state of the server as a Galera node; `None` without Galera.
     pub galera: Option<GaleraNodeView>,
+    /// The server's replication group; `None` without Group Replication.
+    pub group: Option<GroupMember>,
 }
 
 impl MySqlConnection {
@@ -85,7 +88,8 @@ impl MySqlConnection {
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
-        self.watchdog.add_call_deadline(self.socket, CALL_TIMEOUT);
+        self.watchdog
+            .add_call_deadline(self.socket, self.server.host, CALL_TIMEOUT);
         let outcome = catch_panic(&self.metrics, || call(&mut self.connection));
         self.watchdog.remove_call_deadline(self.socket);
         self.broken |= outcome.as_ref().is_err_and(is_panic);
@@ -132,7 +136,7 @@ impl MySqlConnection {
     }
 
     /// Commits the transaction. After an error the outcome of the COMMIT may be unknown; see
-    /// [`is_certainly_rolled_back`](super::unknown_commit::is_certainly_rolled_back).
+    /// [`is_certainly_rolled_back`](super::unknown_commit::UnknownCommit::is_certainly_rolled_back).
     ///
     /// # Errors
     /// The server returned an error, or the connection broke.

@@ -15,6 +15,7 @@ use super::connection::{CALL_TIMEOUT, ConnectedServer, MySqlConnection};
 use super::driver_connection::open_mysql_driver_connection;
 use super::driver_panic::catch_panic;
 use super::galera::GaleraNodeView;
+use super::group_replication::GroupMember;
 use super::hanging::HangingCommits;
 use super::hosts::DatabaseHosts;
 use super::settings::{MySqlHostAddress, MySqlSettings, MySqlTls};
@@ -141,9 +142,10 @@ impl Connector {
                     .stmt_cache_size(STATEMENT_CACHE_SIZE)
                     .init(SESSION_SETTINGS.to_vec())
             })?;
-        let (table_info, galera) = catch_panic(metrics, || {
+        let (table_info, galera, group) = catch_panic(metrics, || {
             let table_info = TableInfo::read(&mut connection, &settings.table)?;
-            Ok((table_info, GaleraNodeView::read(&mut connection)?))
+            let galera = GaleraNodeView::read(&mut connection)?;
+            Ok((table_info, galera, GroupMember::read(&mut connection)?))
         })?;
         self.apply_table_info(&table_info);
         self.shared.health.record_store_reached();
@@ -152,6 +154,7 @@ impl Connector {
             address,
             connection_id: connection.connection_id(),
             galera,
+            group,
         };
         let SharedConnectorState {
             watchdog,

@@ -2,6 +2,7 @@
 
 use mysql::{DriverError, Error, MySqlError};
 
+use super::transaction_size::TransactionTooLarge;
 use crate::mail::CompressAllocError;
 
 /// What an error means for a batch, and how to continue.
@@ -27,6 +28,8 @@ pub enum MySqlErrorClass {
     ValueOutOfRange,
     /// This process could not allocate memory for the row of a mail; a smaller mail may succeed.
     NoMemory,
+    /// The rows are more than a replication group takes in one transaction; a part of the batch may succeed.
+    TooLarge,
     /// Any other error. A single mail may be the cause, for example if a trigger rejects it or its packet is too large.
     Mail,
 }
@@ -49,6 +52,13 @@ impl MySqlErrorClass {
                     .is_some_and(|inner| inner.is::<CompressAllocError>()) =>
             {
                 MySqlErrorClass::NoMemory
+            }
+            Error::IoError(error)
+                if error
+                    .get_ref()
+                    .is_some_and(|inner| inner.is::<TransactionTooLarge>()) =>
+            {
+                MySqlErrorClass::TooLarge
             }
             Error::IoError(_) | Error::CodecError(_) | Error::DriverError(_) => {
                 MySqlErrorClass::ConnectionLost
@@ -141,7 +151,7 @@ fn classify_mysql_error_code(code: u16) -> MySqlErrorClass {
         | 1227 | 1356 | 1364 | 1370 | 1526 | 1698 | 3989 => MySqlErrorClass::Schema,
         167 | 1467 => MySqlErrorClass::IdsUsedUp,
         1264 | 1265 | 1292 | 1366 | 1406 | 3988 => MySqlErrorClass::ValueOutOfRange,
-        // Includes 3100, Group Replication's error for a transaction above its size limit.
+        // Includes 3100, Group Replication's error for a transaction above its size limit, and for others.
         _ => MySqlErrorClass::Mail,
     }
 }

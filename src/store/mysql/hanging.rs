@@ -246,6 +246,7 @@ impl From<&HangingCommit> for ConnectedServer {
             address: commit.address,
             connection_id: commit.connection_id,
             galera: None,
+            group: None,
         }
     }
 }

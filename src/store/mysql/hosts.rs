@@ -5,7 +5,10 @@
 //!   up ──(read-only: writer or prober)──► standby ──(writable, minimum down time over: prober)──► up
 //! ```
 //!
-//! After each condition the text names who detects it. The prober is the thread that checks each host.
+//! After each condition the text names who detects it. The prober is the thread that checks the host. A standby has
+//! a minimum down time only if it was up shortly before, and this time begins when it becomes a standby, so a secondary that becomes
+//! the primary is up at the next check, within a second. The minimum down time of a host that is down begins anew with each failed
+//! check.
 //!
 //! The first host that is up is preferred. A standby is healthy but read-only, such as a secondary of a replication group.
 //! Standbys are tried only if no host that is up can be used, and hosts that are down are tried last. Every host is tried, so a
@@ -112,30 +115,41 @@ impl DatabaseHosts {
                 false => MIN_DOWN_TIME,
             };
         }
-        let has_changed = state.down.as_ref().is_none_or(|down| down.kind != kind);
+        // Being a standby is no failure, so only a host that alternates between both states stays excluded for longer.
+        let excluded_for = match kind {
+            HostExclusionKind::Standby if !is_flapping => Duration::ZERO,
+            _ => state.min_down_time,
+        };
+        let same_kind = state.down.as_ref().filter(|down| down.kind == kind);
+        let standby_until = same_kind
+            .filter(|_| kind == HostExclusionKind::Standby)
+            .map(|down| down.until);
+        let has_changed = same_kind.is_none();
         state.down = Some(HostExclusion {
             reason: reason.to_owned(),
-            until: Instant::now() + state.min_down_time,
+            until: standby_until.unwrap_or_else(|| Instant::now() + excluded_for),
             kind,
         });
         has_changed
     }
 
     /// Marks a host as up if its minimum down time is over. To be called only if a check found the host healthy. The change is
-    /// logged.
-    pub fn mark_host_up(&self, host: usize) {
+    /// logged. Returns whether the host was a standby and is up now.
+    pub fn mark_host_up(&self, host: usize) -> bool {
         let mut states = self.lock();
         let state = &mut states[host];
         let is_over = |down: &HostExclusion| Instant::now() >= down.until;
-        if let Some(down) = state.down.take_if(|down| is_over(down)) {
-            state.up_since = Some(Instant::now());
-            drop(states);
-            let name = self.names[host].as_str();
-            match down.kind {
-                HostExclusionKind::Standby => log::info!(node = name; "node_writable"),
-                HostExclusionKind::Unhealthy => log::warn!(node = name; "db_host_up"),
-            }
+        let Some(down) = state.down.take_if(|down| is_over(down)) else {
+            return false;
+        };
+        state.up_since = Some(Instant::now());
+        drop(states);
+        let name = self.names[host].as_str();
+        match down.kind {
+            HostExclusionKind::Standby => log::info!(node = name; "node_writable"),
+            HostExclusionKind::Unhealthy => log::warn!(node = name; "db_host_up"),
         }
+        down.kind == HostExclusionKind::Standby
     }
 
     /// Returns whether this host is down or a standby, and another host is up.
@@ -256,6 +270,20 @@ mod tests {
             [1, 2, 0],
             "it is writable"
         );
+    }
+
+    #[test]
+    fn minimum_down_time_of_a_standby_is_not_extended_by_later_checks() {
+        let hosts = hosts(2);
+        let until = |host: usize| hosts.lock()[host].down.as_ref().unwrap().until;
+        hosts.mark_standby(1, "read-only");
+        let first = until(1);
+        hosts.mark_standby(1, "read-only");
+        assert_eq!(until(1), first);
+        hosts.mark_down(1, "gone");
+        let first = until(1);
+        hosts.mark_down(1, "gone");
+        assert!(until(1) > first);
     }
 
     #[test]

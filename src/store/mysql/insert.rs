@@ -8,6 +8,7 @@ use mysql::prelude::Queryable;
 use mysql::{Statement, Value};
 
 use super::connection::MySqlConnection;
+use super::transaction_size::check_transaction_size;
 use crate::mail::{CompressAllocError, Mail, Recipient};
 use crate::store::redis::BodiesInRedis;
 use crate::store::{Row, TableColumns, TableName, inserted_column_list};
@@ -19,7 +20,8 @@ use crate::store::{Row, TableColumns, TableName, inserted_column_list};
 /// a hundred times its size. A statement has 1 to 64 rows or 128 rows, so that only few statements must be prepared.
 ///
 /// # Errors
-/// The server returned an error, or the connection broke. The transaction may then contain some of the rows.
+/// The server returned an error, the rows are too large for one transaction, or the connection broke. The transaction may then
+/// contain some of the rows.
 pub fn insert_rows(
     connection: &mut MySqlConnection,
     table: &TableName,
@@ -27,6 +29,7 @@ pub fn insert_rows(
     bodies_in: &BodiesInRedis,
     stored: &HashSet<String>,
 ) -> mysql::Result<()> {
+    check_transaction_size(connection, mails, bodies_in, stored)?;
     let columns = connection
         .table_info
         .columns

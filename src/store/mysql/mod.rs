@@ -3,6 +3,25 @@
 //! Each batch is one transaction. The class of an error decides whether the batch is retried, split or refused. If the answer
 //! to a COMMIT does not arrive, the rows are looked up by their hashes before anything is sent again: a mail is stored once or
 //! gets 451, and never gets 250 while the outcome is unknown.
+//!
+//! All waits of a mail, besides those of a COMMIT in doubt, which `unknown_commit` lists:
+//!
+//! ```text
+//! wait                                              longest time
+//! the store is known to be down or stalled          0 s: 451 (`SaveQueue::save`)
+//! in the queue                                      30 s (`MAX_QUEUE_TIME`); until its outcome 32 s more
+//!                                                   (`EXTRA_TIME_AFTER_CLAIM`)
+//! a connection from the pool, before the mails of   5 s (`CONNECTION_TIMEOUT`); ends at once if the store is down
+//! the batch are taken from the queue
+//! the batch, with all of its retries and pauses     20 s (`BATCH_TIMEOUT`); ends at once if every host refuses connections
+//! one statement, also a COMMIT                      10 s (`CALL_TIMEOUT`); with several hosts about 3 s if the host does not
+//!                                                   answer its check either, 1 s to 1.5 s if another host has become
+//!                                                   the primary (`probe`)
+//! a lock of a row or of the table                   5 s, then the batch is retried (`SESSION_SETTINGS`)
+//! pause between two attempts to save                0.05 s to 5 s (`MIN_RETRY_PAUSE`, `MAX_RETRY_PAUSE` of `backoff`)
+//! pause between two attempts to connect             1 s (`MAX_RETRY_PAUSE` of `pool`)
+//! Redis                                             0.2 s per batch
+//! ```
 
 pub(crate) mod auto_increment;
 mod backoff;
@@ -11,6 +30,7 @@ mod batch_part;
 mod binary_log;
 mod body_store;
 mod call_timeout;
+mod commit_witness;
 mod connect_error;
 pub(crate) mod connect_failure;
 mod connect_options;
@@ -21,6 +41,7 @@ pub(crate) mod driver_panic;
 pub(crate) mod error;
 mod error_text;
 pub(crate) mod galera;
+pub(crate) mod group_replication;
 pub(crate) mod hanging;
 pub(crate) mod host_state;
 pub mod hosts;
@@ -30,14 +51,17 @@ mod number;
 pub mod pool;
 pub mod probe;
 mod reader;
+pub mod recipients;
 mod settings;
 pub(crate) mod table_info;
 pub(crate) mod table_warnings;
 mod tls;
+mod transaction_size;
 pub(crate) mod unfilled_column;
 pub(crate) mod unknown_commit;
 mod writer_connection;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use r2d2::Pool;
@@ -115,6 +139,7 @@ impl SaveMail for MySqlStore {
             connection.roll_back();
             self.connection = Some(connection).filter(|connection| !connection.broken);
         }
+        let bodies_in = Arc::new(bodies_in);
         let outcomes = save_bisecting(batch, &mut |part| {
             self.commit_batch_part(part, &bodies_in, inserted.take())
         });
@@ -124,5 +149,5 @@ impl SaveMail for MySqlStore {
     }
 }
 
-/// Maximum time for a batch, including all retries; after this time its clients get 451.
+/// Maximum time for a batch, including all retries and the look-up of an unanswered COMMIT; after this time its clients get 451.
 const BATCH_TIMEOUT: Duration = Duration::from_secs(20);

@@ -1,24 +1,45 @@
 //! A COMMIT whose answer did not arrive. Its rows are looked up before anything is sent again.
+//!
+//! The writer only checks whether the COMMIT hangs on its host, and only if the COMMIT is old enough for that. The look-up
+//! itself runs on a thread of its own (`store::queue::in_doubt`), so the writer goes on with the next host.
+//!
+//! All waits after which a client gets its reply:
+//!
+//! ```text
+//! wait                                              longest time
+//! COMMIT without an answer                          10 s (`CALL_TIMEOUT`); with several hosts about 3 s if the host does not
+//!                                                   answer its check either, 1 s to 1.5 s if another host has become
+//!                                                   the primary (`probe`)
+//! check whether the COMMIT hangs, in the writer     3 s to connect (1 s with several hosts) + 2 s; only after 5 s without
+//!                                                   an answer (`HANG_THRESHOLD`)
+//! look-up, in its own thread                        until 20 s after the start of the batch (`BATCH_TIMEOUT`)
+//! pause between two attempts of the look-up         1 s (`MAX_LOOK_UP_PAUSE`)
+//! last attempt of the look-up                       12 s: it may begin at the end of the 20 s, so a client waits for 32 s
+//! more batches in doubt than threads                0 s: 451 at once (`BATCHES_IN_DOUBT_PER_WRITER`)
+//! a new mail, after a host was lost                 0 s if another host is up; else 451 until a host is back, which is
+//!                                                   noticed within 1 s
+//! ```
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 
 use super::MySqlStore;
-use super::backoff::{MAX_RETRY_PAUSE, MIN_RETRY_PAUSE, jittered};
+use super::backoff::{MIN_RETRY_PAUSE, jittered};
 use super::batch_failure::BatchFailure;
-use super::connect_error::is_connection_refused;
+use super::commit_witness::connect_to_commit_witness;
 use super::connection::{ConnectedServer, MySqlConnection};
 use super::connector::Connector;
-use super::galera::enable_causal_reads;
+use super::error::MySqlErrorClass;
+use super::error_text::error_words;
 use super::hanging::{exclude_host_if_commit_hangs, wait_until_no_commit_hangs_on_host};
 use super::insert::insert_rows;
 use crate::mail::Mail;
-use crate::store::queue::bisect::BatchError;
 use crate::store::redis::BodiesInRedis;
-use crate::store::{SaveError, TableName};
+use crate::store::{CommitInDoubt, SaveError, TableName};
 
 /// A COMMIT that may or may not have been carried out.
 pub struct UnknownCommit {
@@ -28,58 +49,100 @@ pub struct UnknownCommit {
     pub sent_at: Instant,
 }
 
-/// Returns whether this error means that the COMMIT was certainly not carried out. After any other error the outcome is
-/// unknown.
-///
-/// A Galera node that is not ready answers error 1047 without executing the COMMIT. The connection is then closed, and closing
-/// rolls back the transaction.
-pub fn is_certainly_rolled_back(error: &mysql::Error) -> bool {
-    matches!(error, mysql::Error::MySqlError(error) if matches!(error.code, 1047 | 1205 | 1213 | 1290 | 1792 | 1836 | 3100 | 3101))
+impl UnknownCommit {
+    /// Returns whether `error`, the answer to this COMMIT, means that it was certainly not carried out. After any other error
+    /// the outcome is unknown.
+    ///
+    /// A Galera node that is not ready answers error 1047 without executing the COMMIT. The connection is then closed, and
+    /// closing rolls back the transaction. A member of a replication group answers 3100 or 3101 also if it leaves its group
+    /// while it waits for the group's decision, and the group may then carry out the transaction.
+    pub fn is_certainly_rolled_back(&self, error: &mysql::Error) -> bool {
+        let mysql::Error::MySqlError(error) = error else {
+            return false;
+        };
+        match error.code {
+            1047 | 1205 | 1213 | 1290 | 1792 | 1836 => true,
+            3100 | 3101 => self.sent_to.group.is_none(),
+            _ => false,
+        }
+    }
+}
+
+/// The look-up of the outcome of a COMMIT.
+struct CommitLookUpState {
+    connector: Connector,
+    bodies_in: Arc<BodiesInRedis>,
+    commit: UnknownCommit,
+    /// Time at which the look-up is given up.
+    deadline: Instant,
 }
 
 impl MySqlStore {
-    /// Looks up the rows of `part` on a server that knows the outcome of the COMMIT. Inserts the missing rows in the
-    /// transaction of the look-up. Retries until the batch's deadline. The look-up locks the rows, so it waits for a COMMIT
-    /// that is still in progress.
-    pub(super) fn store_missing_after_unknown_commit(
+    /// Returns the error of the mails of a transaction whose COMMIT was not answered. The error contains the look-up of the
+    /// outcome, for the thread of the batch. If the COMMIT hangs on its host, the host is excluded before this function
+    /// returns, so that the writer sends nothing more to it.
+    pub(super) fn commit_in_doubt(
         &self,
-        part: &[Mail],
-        bodies_in: &BodiesInRedis,
-        commit: &UnknownCommit,
-    ) -> Result<(), BatchError> {
+        bodies_in: &Arc<BodiesInRedis>,
+        commit: UnknownCommit,
+        reason: &str,
+    ) -> SaveError {
+        exclude_host_if_commit_hangs(&self.connector, &commit);
+        let look_up = CommitLookUpState {
+            connector: self.connector.clone(),
+            bodies_in: Arc::clone(bodies_in),
+            commit,
+            deadline: self.deadline,
+        };
+        CommitInDoubt::save_error(
+            reason,
+            Box::new(move |part| look_up.store_missing_after_unknown_commit(part)),
+        )
+    }
+}
+
+impl CommitLookUpState {
+    /// Looks up the rows of `part` on a server that knows the outcome of the COMMIT. Inserts the missing rows in the
+    /// transaction of the look-up. Retries until the deadline. The look-up locks the rows, so it waits for a COMMIT that is
+    /// still in progress.
+    fn store_missing_after_unknown_commit(&self, part: &[Mail]) -> Result<(), SaveError> {
+        let CommitLookUpState {
+            connector, commit, ..
+        } = self;
         let mut pause = MIN_RETRY_PAUSE;
-        exclude_host_if_commit_hangs(&self.connector, commit);
         loop {
-            let host = commit.sent_to.host;
-            if let Err(reason) =
-                wait_until_no_commit_hangs_on_host(&self.connector, host, self.deadline)
-            {
-                return Err(BatchError::Store(SaveError::unavailable(reason)));
+            // A member of a group on which the COMMIT hangs is not asked, but the group may have removed it.
+            if commit.sent_to.group.is_none() {
+                wait_until_no_commit_hangs_on_host(connector, commit.sent_to.host, self.deadline)
+                    .map_err(SaveError::unavailable)?;
             }
             let mut second_commit = None;
-            let error = match self.store_missing_rows(part, bodies_in, commit, &mut second_commit) {
+            let error = match self.store_missing_rows(part, &mut second_commit) {
                 Ok(true) => {
                     log::warn!(mails = part.len(); "commit_resolved");
                     return Ok(());
                 }
                 Ok(false) => {
-                    return Err(BatchError::Store(SaveError::unavailable(
+                    return Err(SaveError::unavailable(
                         BatchFailure::batch_deadline_failure().text,
-                    )));
+                    ));
                 }
                 Err(error) => error,
             };
+            if MySqlErrorClass::classify_mysql_error(&error) == MySqlErrorClass::TooLarge {
+                return Err(SaveError::refused(error_words(&error)));
+            }
             // The look-up ends with its own COMMIT, `second_commit`, which may hang as well.
             for commit in second_commit.iter().chain([commit]) {
-                exclude_host_if_commit_hangs(&self.connector, commit);
+                exclude_host_if_commit_hangs(connector, commit);
             }
             if Instant::now() + pause > self.deadline {
-                return Err(BatchError::Store(SaveError::unavailable(format!(
+                return Err(SaveError::unavailable(format!(
                     "COMMIT was not answered, and its outcome cannot be determined: {error}"
-                ))));
+                )));
             }
             thread::sleep(jittered(pause));
-            pause = (pause * 2).min(MAX_RETRY_PAUSE);
+            pause = (pause * 2).min(MAX_LOOK_UP_PAUSE);
         }
     }
 
@@ -89,18 +152,15 @@ impl MySqlStore {
     fn store_missing_rows(
         &self,
         part: &[Mail],
-        bodies_in: &BodiesInRedis,
-        commit: &UnknownCommit,
         second_commit: &mut Option<UnknownCommit>,
     ) -> mysql::Result<bool> {
         let table = self.connector.table();
-        let mut connection = connect_for_commit_lookup(&self.connector, &commit.sent_to)?;
+        let mut connection = connect_to_commit_witness(&self.connector, &self.commit.sent_to)?;
         // The connection counts as broken until the COMMIT succeeds, so after an error it is shut down.
         connection.broken = true;
-        enable_causal_reads(&mut connection)?;
         connection.begin()?;
         let stored = select_stored_hashes_for_update(&mut connection, table, part)?;
-        insert_rows(&mut connection, table, part, bodies_in, &stored)?;
+        insert_rows(&mut connection, table, part, &self.bodies_in, &stored)?;
         let rows = part.iter().flat_map(Mail::recipients).count();
         if stored.len() < rows && Instant::now() > self.deadline {
             return Ok(false);
@@ -113,36 +173,6 @@ impl MySqlStore {
         connection.broken = false;
         Ok(true)
     }
-}
-
-/// Connects to a server that knows whether the COMMIT sent to `sent_to` succeeded: the same address or, if that address refuses
-/// connections, a Galera node that remained in the primary component when `sent_to` dropped out of it. Other hosts, and other
-/// addresses of the same name, do not know the outcome.
-fn connect_for_commit_lookup(
-    connector: &Connector,
-    sent_to: &ConnectedServer,
-) -> mysql::Result<MySqlConnection> {
-    let error = match connector.connect_to_mysql_host(sent_to.host, sent_to.address) {
-        Ok(connection) => return Ok(connection),
-        Err(error) => error,
-    };
-    let Some(lost) = sent_to
-        .galera
-        .as_ref()
-        .filter(|_| is_connection_refused(&error))
-    else {
-        return Err(error);
-    };
-    let others = connector.hosts().host_indexes_in_try_order().into_iter();
-    for other in others.filter(|other| *other != sent_to.host) {
-        if let Ok(connection) = connector.connect_to_mysql_host(other, None)
-            && (connection.server.galera.as_ref())
-                .is_some_and(|peer| peer.knows_outcome_of_commits_on(lost))
-        {
-            return Ok(connection);
-        }
-    }
-    Err(error)
 }
 
 /// Returns the values of column `hash` that both `part` and the table contain, and locks their rows.
@@ -172,3 +202,6 @@ pub fn select_stored_hashes_for_update(
 
 /// Maximum number of `hash` values in one SELECT.
 const HASHES_PER_SELECT: usize = 1_000;
+/// Maximum pause between two attempts of a look-up, before [`jittered`] is applied. The mails are acknowledged within about a
+/// second after their server is back.
+const MAX_LOOK_UP_PAUSE: Duration = Duration::from_secs(1);

@@ -34,6 +34,10 @@ pub fn save_bisecting(
                 let (first, second) = part.split_at(part.len() / 2);
                 parts.extend([second, first]);
             }
+            // Whether this part is stored is looked up later. The other parts can be saved on another connection.
+            Err(BatchError::Store(error)) if error.commit_in_doubt().is_some() => {
+                outcomes.extend(std::iter::repeat_n(Err(error), part.len()));
+            }
             Err(BatchError::Store(error)) => {
                 let left = part.len() + parts.iter().map(|part| part.len()).sum::<usize>();
                 outcomes.extend(std::iter::repeat_n(Err(error), left));

@@ -3,7 +3,10 @@
 mod batching;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub(super) mod bisect;
+mod in_doubt;
+mod outcome;
 mod pending;
 mod writer;
 
+pub use in_doubt::BATCHES_IN_DOUBT_PER_WRITER;
 pub use writer::{SaveQueue, StoreOpener, WriterThreads};

@@ -9,10 +9,12 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 
 use super::batching::{BatchPermit, BatchScheduler};
+use super::in_doubt::InDoubtThreads;
+use super::outcome::{count_store_error, report_outcomes};
 use super::pending::{SaveWaiterRegistry, UnansweredMail, new_pending_save};
 use crate::error_chain::display_with_causes;
 use crate::mail::Mail;
-use crate::metrics::{Component, Metrics, StoreErrorKind};
+use crate::metrics::{Component, Metrics};
 use crate::panics;
 use crate::store::{SaveError, SaveMail, SavedId, StoreHealth};
 
@@ -39,6 +41,7 @@ struct SaveQueueSender {
 /// The writer threads of a [`SaveQueue`].
 pub struct WriterThreads {
     threads: Vec<JoinHandle<()>>,
+    in_doubt: Arc<InDoubtThreads>,
     /// When this sender is dropped, the writers save the queued mails and stop.
     stop: Sender<()>,
 }
@@ -117,6 +120,7 @@ impl WriterThreads {
         let (sender, receiver) = bounded(MAX_QUEUED_MAILS);
         let (stop, stopped) = bounded(0);
         let scheduler = Arc::new(BatchScheduler::default());
+        let in_doubt = Arc::new(InDoubtThreads::new(count, health.clone()));
         let threads = (0..count)
             .map(|number| {
                 let writer = QueueWriter {
@@ -126,6 +130,7 @@ impl WriterThreads {
                     store: None,
                     health: health.clone(),
                     scheduler: Arc::clone(&scheduler),
+                    in_doubt: Arc::clone(&in_doubt),
                 };
                 thread::Builder::new()
                     .name(format!("writer-{number}"))
@@ -142,12 +147,17 @@ impl WriterThreads {
             precompute_rows,
             health,
         };
-        Ok((saver, WriterThreads { threads, stop }))
+        let writers = WriterThreads {
+            threads,
+            in_doubt,
+            stop,
+        };
+        Ok((saver, writers))
     }
 
-    /// Returns whether all threads have ended. They end after the last [`SaveQueue`] is dropped.
+    /// Returns whether all threads have ended. The writers end after the last [`SaveQueue`] is dropped.
     pub fn are_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
+        self.threads.iter().all(JoinHandle::is_finished) && self.in_doubt.are_finished()
     }
 
     /// Saves the queued mails, closes the store and ends the threads.
@@ -158,6 +168,7 @@ impl WriterThreads {
             // for this function only up to a time limit.
             let _ = thread.join();
         }
+        self.in_doubt.join();
     }
 }
 
@@ -168,6 +179,7 @@ struct QueueWriter {
     store: Option<Box<dyn SaveMail>>,
     health: StoreHealth,
     scheduler: Arc<BatchScheduler>,
+    in_doubt: Arc<InDoubtThreads>,
 }
 
 impl QueueWriter {
@@ -246,37 +258,14 @@ impl QueueWriter {
         let has_panicked = outcomes
             .iter()
             .any(|outcome| matches!(outcome, Err(error) if error.is_store_panic()));
-        if let Some(Err(error)) = outcomes.iter().find(|outcome| outcome.is_err()) {
-            let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-            count_store_error(self.health.metrics(), error);
-            let reason = display_with_causes(error);
-            log::error!(mails = failed, of = mails.len(), reason = reason.as_str(); "batch_failed");
-        }
-        self.update_health_after_batch(&mails, &outcomes);
-        for ((queued, mail), outcome) in queued_mails.into_iter().zip(mails).zip(outcomes) {
-            queued.set_save_outcome(outcome, Some(mail));
+        let claimed = queued_mails.into_iter().zip(mails).collect();
+        let (claimed, outcomes) = self.in_doubt.start_for_mails_in_doubt(claimed, outcomes);
+        if !claimed.is_empty() {
+            report_outcomes(&self.health, claimed, outcomes);
         }
         if has_panicked {
             self.health.metrics().panics.count(Component::Writer);
             self.drop_broken_store();
-        }
-    }
-
-    /// Updates the health of the store after a batch.
-    fn update_health_after_batch(&self, mails: &[Mail], outcomes: &[Result<SavedId, SaveError>]) {
-        if outcomes.iter().any(Result::is_ok) {
-            self.health.record_store_success();
-            return;
-        }
-        let mut errors = outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
-        let is_of_store = |error: &&SaveError| !matches!(error, SaveError::Refused(_));
-        if let Some(error) = errors.clone().find(is_of_store) {
-            self.health
-                .record_failed_batch_in_health(&display_with_causes(error));
-        } else if let Some(error) = errors.next() {
-            let clients = mails.iter().map(|mail| mail.client_ip());
-            self.health
-                .record_rejected_batch_in_health(clients, &display_with_causes(error));
         }
     }
 
@@ -319,14 +308,6 @@ impl QueueWriter {
         }
         (mails, queued_mails)
     }
-}
-
-fn count_store_error(metrics: &Metrics, error: &SaveError) {
-    metrics.store_errors.count(match error {
-        SaveError::Unavailable(_) => StoreErrorKind::Unavailable,
-        SaveError::Full(_) => StoreErrorKind::Full,
-        SaveError::Refused(_) => StoreErrorKind::Refused,
-    });
 }
 
 /// Maximum number of queued mails; a further mail gets 451. Each connection waits for at most one of them; the others were

@@ -5,6 +5,7 @@
 
 pub(crate) mod database_file;
 pub(crate) mod error;
+mod new_file;
 mod reader;
 pub(crate) mod wal_files;
 mod wal_state;
@@ -201,6 +202,7 @@ impl OpenSqliteDatabase {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        new_file::set_options_of_empty_file(&connection)?;
         connection.execute_batch(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-16384;
              PRAGMA journal_size_limit=67108864;",

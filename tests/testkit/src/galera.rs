@@ -43,6 +43,7 @@ impl Galera {
             format!("CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}'"),
             format!("GRANT ALL ON mail.* TO {USER}@'%'"),
             format!("USE mail; {FIELD_TABLE}"),
+            "CREATE TABLE mail.writes (id int AUTO_INCREMENT PRIMARY KEY)".to_owned(),
         ] {
             galera.sql_at(0, &statement);
         }
@@ -108,7 +109,8 @@ impl Galera {
         connection
     }
 
-    fn root(&self, node: usize) -> OptsBuilder {
+    /// Returns how root connects to a node.
+    pub fn root(&self, node: usize) -> OptsBuilder {
         root_at(self.nodes[node].port)
     }
 

@@ -10,6 +10,7 @@ use crate::fault_proxy::{Fault, FaultProxy};
 use crate::galera::Galera;
 use crate::load::{Account, Load, content_of};
 use crate::mariadb::with_hosts;
+use crate::recovery::Recovery;
 use crate::{
     Server, release_or_debug, short_mail, stuffed, wait_for, wait_for_within, without_trace,
 };
@@ -99,6 +100,31 @@ pub fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
         );
         galera.sql_at(0, repair_sql);
         wait_for_failbacks(&server, gone, back);
+    }
+}
+
+/// A node is killed, and another time hangs, under load. New mail must be saved soon after the other nodes take writes.
+pub fn assert_mail_is_saved_soon_after_a_node_is_lost(galera: &mut Galera) {
+    for signal in [Signal::SIGKILL, Signal::SIGSTOP] {
+        let server = Server::start(&with_hosts(&galera.hosts(), &[]));
+        wait_until_writers_use(&server, galera, 0);
+        galera.sql_at(0, "TRUNCATE mail.new_mail");
+        let load = Load::start(server.address, 8, signal.as_str());
+        load.wait_for_more_within(50, RECOVERY_LIMIT);
+        match signal {
+            Signal::SIGKILL => galera.kill(0),
+            _ => galera.signal(0, signal),
+        }
+        let nodes = [galera.root(1), galera.root(2)];
+        Recovery::measure(&server, &nodes, Instant::now()).assert_soon(signal.as_str());
+        load.wait_for_more_within(100, HANG_RECOVERY_LIMIT);
+        let account = load.stop();
+        let stored = stored_markers(galera);
+        assert_no_acknowledged_mail_lost(&account, &stored);
+        crate::note!("{}", summary(&account, &stored));
+        // A node that was stopped for this long has left its cluster, and does not always join again.
+        galera.kill(0);
+        galera.run(0);
     }
 }
 

@@ -178,7 +178,8 @@ impl MariaDb {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
-    fn root(&self) -> OptsBuilder {
+    /// Returns how root connects.
+    pub fn root(&self) -> OptsBuilder {
         root_at(self.port)
     }
 
