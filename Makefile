@@ -106,7 +106,7 @@ bench-quick: tools
 # recover within ten seconds. Then, for some minutes, fails each system call of a kind once, from the first to the last.
 soak: tools
 	cargo test --release --locked --test soak -- --nocapture --test-threads=1
-	GOGUERRILLA_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::
+	GUERRILLA_TEST_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::
 
 # Runs each fuzz target for a minute, or for SECONDS; needs nightly and cargo-fuzz. `fuzz/run 60 TARGET` runs one.
 fuzz:
