@@ -18,7 +18,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
     CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build quick test repeat test-deps compat check audit certs bench soak fuzz tools man install uninstall
+.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools man install uninstall
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
 # goguerrilla.conf from the sample and a certificate in certs/.
@@ -88,18 +88,25 @@ compat:
 audit:
 	@ADVISORY_DB='$(ADVISORY_DB)' ./tests/audit
 
-# Compares the server with Postfix's smtp-sink and with openssl's s_server in alternating runs, then measures how cost
-# grows with sessions, rows and receivers, and compression with libdeflate alone. Prints tables; takes about twelve minutes.
+# Measures the server next to Postfix, aiosmtpd and openssl's s_server in alternating runs, then how cost grows with sessions,
+# rows and receivers, and compression with libdeflate alone. Prints Markdown tables and writes values and pictures to
+# target/bench, or with OUT=docs to docs; takes about 25 minutes. ROWS='peers tls' measures some groups only: sessions, sizes,
+# peers, latency, handshakes, tls, domains, growth-allowed-hosts, growth-sessions, growth-rows, growth-receivers. ROWS=pages
+# measures nothing and makes pictures and tables again from the values.
 bench: tools
-	cargo bench --locked --bench throughput
-	cargo bench --locked --bench compression
+	GOGUERRILLA_BENCH_FOLDER='$(OUT)' cargo bench --locked --bench throughput -- $(ROWS)
+	@[ -n '$(ROWS)' ] || cargo bench --locked --bench compression
+
+# Runs the groups that have pictures with small counts in an unoptimized build, to try the benchmark itself.
+bench-quick: tools
+	GOGUERRILLA_BENCH_QUICK=1 cargo test --locked --bench throughput -- $(ROWS)
 
 # Runs the long tests in a release build, for about twenty minutes: at least 100 rounds of kill -9 and 100,000
 # acknowledged mails, of which none may be lost; then a cluster whose nodes and receivers are killed and whose rate must
 # recover within ten seconds. Then, for some minutes, fails each system call of a kind once, from the first to the last.
 soak: tools
 	cargo test --release --locked --test soak -- --nocapture --test-threads=1
-	GOGUERRILLA_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::
+	GUERRILLA_TEST_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::
 
 # Runs each fuzz target for a minute, or for SECONDS; needs nightly and cargo-fuzz. `fuzz/run 60 TARGET` runs one.
 fuzz:

@@ -4,9 +4,6 @@
 //! FILTER. The times are those of the thread's processor time, medians of nine runs. Each row has many different mails of
 //! one kind, at least 1 MB in total: a processor learns the branches of a single short mail by heart.
 
-#[path = "compression/mails.rs"]
-mod mails;
-
 use std::fs;
 use std::hint::black_box;
 use std::path::Path;
@@ -14,6 +11,7 @@ use std::path::Path;
 use goguerrilla::internals::mail::zlib_stream;
 use libdeflater::{CompressionLvl, Compressor};
 use nix::time::{ClockId, clock_gettime};
+use testkit::sample_mails;
 
 fn main() {
     // Cargo passes `--bench` to a program without a harness.
@@ -30,7 +28,10 @@ fn main() {
     if is_selected("tests/corpus") {
         println!("{}", row("tests/corpus", &corpus()));
     }
-    for kind in mails::kinds().iter().filter(|kind| is_selected(kind.name)) {
+    for kind in sample_mails::kinds()
+        .iter()
+        .filter(|kind| is_selected(kind.name))
+    {
         println!("{}", row(kind.name, &kind.mails()));
     }
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
+use testkit::sample_mails;
 
 use crate::program::postfix_tool;
 
@@ -38,9 +39,17 @@ pub struct OwnClient {
 pub enum Message {
     /// 2 KB of text.
     Short,
-    /// 100 KB, nearly all of it one base64 attachment.
-    Long,
+    /// A base64 attachment of this many lines of 78 octets.
+    Base64 { lines: usize },
+    /// A newsletter in HTML.
+    Html { octets: usize },
 }
+
+/// 10 and 100 KB, nearly all of it one base64 attachment.
+pub const BASE64_10_KB: Message = Message::Base64 { lines: 125 };
+pub const BASE64_100_KB: Message = Message::Base64 { lines: 1_305 };
+pub const HTML_10_KB: Message = Message::Html { octets: 10_000 };
+pub const HTML_100_KB: Message = Message::Html { octets: 100_000 };
 
 /// The result of a run.
 pub struct RunResult {
@@ -130,10 +139,7 @@ impl OwnClient {
         content: &str,
         number: usize,
     ) -> usize {
-        let socket = TcpStream::connect(address).expect("the server accepts");
-        socket.set_nodelay(true).expect("an open socket");
-        let timeout = Some(Duration::from_secs(10));
-        socket.set_read_timeout(timeout).expect("an open socket");
+        let socket = open(address);
         let mut replies = BufReader::new(&socket);
         let mut say = |commands: &[&str], codes: &[&str]| {
             (&socket)
@@ -169,6 +175,15 @@ impl OwnClient {
     }
 }
 
+/// Connects to a server, with a limit for the wait for a reply.
+pub fn open(address: SocketAddr) -> TcpStream {
+    let socket = TcpStream::connect(address).expect("the server accepts");
+    socket.set_nodelay(true).expect("an open socket");
+    let timeout = Some(Duration::from_secs(20));
+    socket.set_read_timeout(timeout).expect("an open socket");
+    socket
+}
+
 /// Reads a whole reply, which must have this code.
 pub fn expect(replies: &mut impl BufRead, code: &str) {
     let mut line = String::new();
@@ -185,6 +200,9 @@ pub fn expect(replies: &mut impl BufRead, code: &str) {
 impl Message {
     /// Returns the message, the same each time, with the given line ends.
     pub fn text(self, line_end: &str) -> String {
+        if let Message::Html { octets } = self {
+            return sample_mails::html(octets).replace("\r\n", line_end);
+        }
         let mut random = RandomNumbers(0x9e37_79b9_7f4a_7c15);
         let mut text = String::new();
         let mut line = |line: &str| {
@@ -196,6 +214,7 @@ impl Message {
         line("Message-ID: <20260601120000.1@client.test>");
         line("MIME-Version: 1.0");
         match self {
+            Message::Html { .. } => {}
             Message::Short => {
                 line("Subject: A few words");
                 line("Content-Type: text/plain; charset=us-ascii");
@@ -205,7 +224,7 @@ impl Message {
                     line(&words.join(" "));
                 }
             }
-            Message::Long => {
+            Message::Base64 { lines } => {
                 line("Subject: A few words and a picture");
                 line("Content-Type: multipart/mixed; boundary=\"=_1\"");
                 line("");
@@ -218,7 +237,7 @@ impl Message {
                 line("Content-Disposition: attachment; filename=\"picture.jpg\"");
                 line("Content-Transfer-Encoding: base64");
                 line("");
-                for _ in 0..LONG_LINES {
+                for _ in 0..lines {
                     // Compressed pictures look random, so their base64 uses the whole alphabet.
                     let letters = (0..76).map(|_| BASE64[random.below(64)] as char);
                     line(&letters.collect::<String>());
@@ -231,10 +250,11 @@ impl Message {
 }
 
 /// Pseudorandom numbers (xorshift64), the same in every run.
-struct RandomNumbers(u64);
+pub struct RandomNumbers(pub u64);
 
 impl RandomNumbers {
-    fn below(&mut self, sides: usize) -> usize {
+    /// Returns a number below `sides`.
+    pub fn below(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -248,8 +268,6 @@ pub const USER: &str = "user@example.com";
 const MAX_RUN_SECONDS: &str = "20";
 /// About 62 octets each; 2 KB in total with the header section.
 const SHORT_LINES: usize = 29;
-/// 78 octets each; 100 KB in total.
-const LONG_LINES: usize = 1_305;
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const WORDS: [&str; 32] = [
     "about", "after", "again", "answer", "before", "between", "day", "every", "for", "from",

@@ -368,6 +368,8 @@ mod row {
 
 /// GM_ALLOWED_HOSTS with few and many items: half of them domains, half of them `*.` and a parent.
 mod allowed_hosts {
+    use goguerrilla::Config;
+    use goguerrilla::internals::server::LoadedAllowedHosts;
     use goguerrilla::internals::smtp::{AcceptedDomains, ForwardPath};
 
     use super::*;
@@ -382,6 +384,18 @@ mod allowed_hosts {
         let load = || domains(black_box(&patterns));
         let example = load().example_allowed_domain();
         assert_eq!(example.as_deref(), Some("n0.example"));
+        bencher.counter(ItemsCount::new(items)).bench(load);
+    }
+
+    #[divan::bench(args = ITEMS)]
+    fn load_file(bencher: Bencher, items: usize) {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), patterns(items).join("\n")).expect("a file is written");
+        let item = format!("@{}", file.path().display());
+        let config = Config::builder().allowed_hosts([&item]).build();
+        let config = config.expect("a valid configuration");
+        let load = || LoadedAllowedHosts::load(black_box(&config)).expect("valid domains");
+        assert_eq!(load().domains().item_count(), items);
         bencher.counter(ItemsCount::new(items)).bench(load);
     }
 

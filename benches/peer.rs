@@ -8,52 +8,80 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::databases;
-use crate::program::{postfix_tool, program};
+use crate::other_servers::missing_program;
+use crate::process;
+use crate::program::program;
 
 /// A server under comparison: its name and how it is started.
 pub struct Peer {
     pub name: &'static str,
+    /// What has happened to a mail when its sender gets 250.
+    pub meaning: &'static str,
+    /// Returns what the server needs and this machine does not have.
+    pub missing: fn() -> Option<String>,
     /// Starts the databases that the server needs, in the same folder.
     pub database_processes: fn(&Path) -> Vec<Child>,
-    command: fn(&Path, SocketAddr) -> Command,
+    pub command: fn(&Path, SocketAddr) -> Command,
+    /// Whether the folder of the server is in memory instead of on the disk.
+    pub is_in_memory: bool,
+    /// Returns whether the server in this folder still works on mails that it acknowledged.
+    pub is_working: fn(&Path) -> bool,
 }
 
-/// The server that all others are compared with.
-pub const REFERENCE: &str = "smtp-sink";
+impl Peer {
+    /// The fields that most servers have in common.
+    pub const NOTHING: Peer = Peer {
+        name: "",
+        meaning: "",
+        missing: nothing_missing,
+        database_processes: |_| Vec::new(),
+        command: |_, _| Command::new("false"),
+        is_in_memory: false,
+        is_working: |_| false,
+    };
+}
 
-/// The servers, in the order in which they take turns. To measure another store, add an entry.
-pub const PEERS: &[Peer] = &[
-    Peer {
-        name: REFERENCE,
-        database_processes: |_| Vec::new(),
-        command: |_, address| {
-            let mut command = program(&postfix_tool("smtp-sink"));
-            if nix::unistd::geteuid().is_root() {
-                command.args(["-u", "root"]);
-            }
-            command.args(["-m", "20000", &address.to_string(), "4096"]);
-            command
-        },
+/// Returns `None`: the server needs no other program.
+pub fn nothing_missing() -> Option<String> {
+    None
+}
+
+/// This program without a store.
+pub const DISCARD: Peer = Peer {
+    name: "goguerrilla, discard",
+    meaning: "nothing is kept",
+    command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "discard")]),
+    ..Peer::NOTHING
+};
+
+/// This program with SQLite.
+pub const SQLITE: Peer = Peer {
+    name: "goguerrilla, SQLite",
+    meaning: "the transaction is committed and synced",
+    command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "sqlite")]),
+    ..Peer::NOTHING
+};
+
+/// This program with MariaDB and Redis.
+pub const MARIADB: Peer = Peer {
+    name: "goguerrilla, MariaDB + Redis",
+    meaning: "the body is in Redis and the row is committed and synced",
+    missing: || {
+        missing_program("mariadbd", "mariadb-server-core")
+            .or_else(|| missing_program("redis-server", "redis-server"))
     },
-    Peer {
-        name: "discard",
-        database_processes: |_| Vec::new(),
-        command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "discard")]),
-    },
-    Peer {
-        name: "sqlite",
-        database_processes: |_| Vec::new(),
-        command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "sqlite")]),
-    },
-    Peer {
-        name: "mysql + redis",
-        database_processes: databases::start,
-        command: |folder, address| goguerrilla(folder, address, &databases::settings(folder)),
-    },
-];
+    database_processes: databases::start,
+    command: |folder, address| goguerrilla(folder, address, &databases::settings(folder)),
+    ..Peer::NOTHING
+};
+
+/// This program with each store.
+pub const STORES: [&Peer; 3] = [&DISCARD, &SQLITE, &MARIADB];
 
 /// Returns the command that runs goguerrilla with these keys in addition to its address.
 pub fn goguerrilla<S: AsRef<str>>(
@@ -82,12 +110,20 @@ pub struct Server {
     database_processes: Vec<Child>,
     pub address: SocketAddr,
     folder: TempDir,
+    is_working: fn(&Path) -> bool,
 }
 
 impl Server {
     /// Starts a server and waits for its greeting.
     pub fn start(peer: &Peer) -> Server {
-        Server::start_prepared(peer.name, peer.database_processes, peer.command)
+        let parent = match peer.is_in_memory {
+            true => MEMORY_FOLDER,
+            false => DISK_FOLDER,
+        };
+        let mut server = Server::start_in(parent, peer.name, peer.database_processes, peer.command);
+        server.is_working = peer.is_working;
+        server.wait_for("greet", peer.name, is_greeted);
+        server
     }
 
     /// Starts a server with a custom command, which may prepare the store first, and waits for its greeting.
@@ -96,23 +132,23 @@ impl Server {
         database_processes: fn(&Path) -> Vec<Child>,
         command: impl FnOnce(&Path, SocketAddr) -> Command,
     ) -> Server {
-        let mut server = Server::start_with_databases(name, database_processes, command);
+        let mut server = Server::start_in(DISK_FOLDER, name, database_processes, command);
         server.wait_for("greet", name, is_greeted);
         server
     }
 
     /// Starts a custom command, which may write files into the folder first, and waits until it accepts connections.
     pub fn start_command(name: &str, command: impl FnOnce(&Path, SocketAddr) -> Command) -> Server {
-        Server::start_with_databases(name, |_| Vec::new(), command)
+        Server::start_in(DISK_FOLDER, name, |_| Vec::new(), command)
     }
 
-    fn start_with_databases(
+    fn start_in(
+        parent: &str,
         name: &str,
         database_processes: fn(&Path) -> Vec<Child>,
         command: impl FnOnce(&Path, SocketAddr) -> Command,
     ) -> Server {
-        // The folder is on the disk of the build: a temporary folder in memory would make commits free.
-        let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+        let folder = TempDir::new_in(parent).expect("a temporary folder");
         let database_processes = database_processes(folder.path());
         let address = free_address();
         let errors = File::create(folder.path().join("stderr")).expect("a file for stderr");
@@ -128,6 +164,7 @@ impl Server {
             database_processes,
             address,
             folder,
+            is_working: |_| false,
         };
         server.wait_for("start", name, |address| TcpStream::connect(address).is_ok());
         server
@@ -160,27 +197,43 @@ impl Server {
         self.database_processes.iter().map(Child::id).collect()
     }
 
-    /// Returns the processor time that all its threads have used.
+    /// Returns the processor time that all its threads and child processes have used.
     pub fn cpu_seconds(&self) -> f64 {
-        cpu_seconds_of(self.child.id())
+        process::cpu_seconds(self.child.id())
     }
-}
 
-/// Returns the processor time that all threads of a process have used.
-pub fn cpu_seconds_of(process: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"));
-    let stat = stat.expect("the server runs");
-    // proc(5): the name in parentheses may contain anything; utime and stime are the 12th and 13th field after it.
-    let fields = stat.rsplit(") ").next().unwrap_or_default();
-    let ticks = fields.split(' ').skip(11).take(2);
-    let ticks: u64 = ticks.filter_map(|field| field.parse::<u64>().ok()).sum();
-    ticks as f64 / TICKS_PER_SECOND
+    /// Returns the processor time that its databases have used.
+    pub fn database_cpu_seconds(&self) -> f64 {
+        let processes = self.database_processes.iter();
+        processes
+            .map(|child| process::cpu_seconds(child.id()))
+            .sum()
+    }
+
+    /// Waits until the server no longer works on mails that it acknowledged, so that this work is not missing in its
+    /// processor time.
+    pub fn wait_until_idle(&self) {
+        let deadline = Instant::now() + IDLE_TIMEOUT;
+        while (self.is_working)(self.folder.path()) {
+            assert!(Instant::now() < deadline, "the queue does not become empty");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         for child in std::iter::once(&mut self.child).chain(&mut self.database_processes) {
-            let _ = child.kill();
+            // The children of Postfix end when its first process does; until then they write files into the folder.
+            let has_ended = !matches!(child.try_wait(), Ok(None));
+            let processes = if has_ended {
+                Vec::new()
+            } else {
+                process::tree(child.id())
+            };
+            for process in processes {
+                let _ = kill(Pid::from_raw(process as i32), Signal::SIGKILL);
+            }
             let _ = child.wait();
         }
     }
@@ -202,7 +255,10 @@ pub fn free_address() -> SocketAddr {
         .expect("a free port")
 }
 
-/// USER_HZ, which is 100 on every current Linux and independent of the tick rate of the kernel.
-pub const TICKS_PER_SECOND: f64 = 100.0;
 /// Maximum time from the start of a server to its greeting.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time until a queue is empty after a run.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The disk of the build: a temporary folder in memory would make commits free.
+const DISK_FOLDER: &str = env!("CARGO_TARGET_TMPDIR");
+const MEMORY_FOLDER: &str = "/dev/shm";

@@ -57,6 +57,11 @@ changes. A terminal that is closed sends this signal too; the server continues t
 .TP
 SIGUSR1
 Reopens the log file, for logrotate(8).
+.SH ENVIRONMENT
+.TP
+GOGUERRILLA_\fIKEY\fR
+Sets a key of the configuration, such as GOGUERRILLA_GM_STORE. It takes precedence over the file, and an option over both.
+An empty variable counts as unset.
 .SH EXIT STATUS
 0 after a clean stop, 1 if the server could not start or a command failed (one line on standard error gives the reason), 2
 for wrong arguments.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let outcome = goguerrilla::internals::cli::run(std::env::args_os());
+    let outcome = goguerrilla::internals::cli::run(std::env::args_os(), std::env::vars_os());
     log::logger().flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -68,6 +68,40 @@ fn reload_applies_to_new_connections_and_a_refused_one_changes_nothing() {
 }
 
 #[test]
+fn domains_of_a_file_are_loaded_when_the_server_is_bound_and_at_a_reload() {
+    let _alone = serialize();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("domains");
+    let item = format!("@{}", file.display());
+    let with_file = || config().allowed_hosts(["inline.test", &item]);
+    let error = builder(with_file(), mpsc::channel().0).bind();
+    let error = error.expect_err("no such file");
+    assert!(
+        matches!(error, StartError::ConfiguredFile { .. }),
+        "{error}"
+    );
+
+    fs::write(&file, "old.test # the first\n").expect("a file is written");
+    let server = Running::start(with_file());
+    assert_eq!(server.handle.metrics().allowed_hosts, 2);
+    server.send("u@inline.test", "inline").expect("accepted");
+    server.send("u@old.test", "old").expect("accepted");
+    fs::write(&file, "a b\n").expect("a file is written");
+    let new = with_file().build().expect("valid values");
+    let error = server
+        .handle
+        .reload(new.clone())
+        .expect_err("an invalid line");
+    assert!(error.to_string().contains(" line 1: expected "), "{error}");
+    server.send("u@old.test", "old").expect("accepted");
+    fs::write(&file, "new.test\n").expect("a file is written");
+    server.handle.reload(new).expect("applied");
+    server.send("u@old.test", "old").expect_err("relay denied");
+    server.send("u@new.test", "new").expect("accepted");
+    server.stop();
+}
+
+#[test]
 fn mails_are_saved_while_the_configuration_is_reloaded_again_and_again() {
     let _alone = serialize();
     let server = Running::start(config());

@@ -6,16 +6,21 @@ mod receivers;
 mod rows;
 mod sessions;
 
-/// Measures each part whose name contains the filter and prints its table at once.
-pub fn measure(filter: &str) {
+/// Returns the names of the parts.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PARTS.into_iter().map(|(name, _)| name)
+}
+
+/// Measures each wanted part and prints its table at once.
+pub fn measure(is_wanted: impl Fn(&str) -> bool) {
     for (name, measure) in PARTS {
-        if name.contains(filter) {
+        if is_wanted(name) {
             println!("{}", measure());
         }
     }
 }
 
-/// The parts, with the filter names that select them.
+/// The parts, with their names.
 const PARTS: [Part; 4] = [
     ("growth-allowed-hosts", allowed_hosts::measure),
     ("growth-sessions", sessions::measure),

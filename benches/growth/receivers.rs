@@ -10,9 +10,10 @@ use std::thread;
 use std::time::Instant;
 
 use super::quota::Quota;
+use crate::counts::median;
 use crate::load::{Load, Message};
-use crate::median;
-use crate::peer::{Server, TICKS_PER_SECOND, cpu_seconds_of, goguerrilla};
+use crate::peer::{Server, goguerrilla};
+use crate::process::{TICKS_PER_SECOND, cpu_seconds};
 use testkit::galera::Galera;
 use testkit::mariadb::with_hosts;
 
@@ -104,7 +105,7 @@ fn measure_one(receivers: &[Receiver], galera: &Galera) -> Run {
 fn run(receivers: &[Receiver], galera: &Galera, count: usize) -> Run {
     let look = || {
         let receivers = receivers.iter().map(|one| one.server.cpu_seconds()).sum();
-        let nodes = galera.processes().into_iter().map(cpu_seconds_of).sum();
+        let nodes = galera.processes().into_iter().map(cpu_seconds).sum();
         [receivers, nodes, busy_seconds()]
     };
     let before: [f64; 3] = look();

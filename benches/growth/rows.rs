@@ -12,10 +12,11 @@ use std::time::Duration;
 use goguerrilla::internals::store::TableName;
 use rusqlite::Connection;
 
+use crate::counts::median;
 use crate::databases::{self, execute};
 use crate::load::{Load, OwnClient};
-use crate::median;
-use crate::peer::{Server, cpu_seconds_of, goguerrilla};
+use crate::peer::{Server, goguerrilla};
+use crate::process::cpu_seconds;
 use testkit::front::dist_file;
 
 /// Returns one table, and the size of the rows.
@@ -91,7 +92,7 @@ fn run(server: &Server, time: Duration) -> Run {
     });
     let database = server.database_processes().first().copied();
     let look = || {
-        let database_cpu = database.map_or(0.0, cpu_seconds_of);
+        let database_cpu = database.map_or(0.0, cpu_seconds);
         (server.cpu_seconds(), database_cpu, file_octets(server))
     };
     let (cpu, database_cpu, (read, written)) = look();

@@ -2,25 +2,26 @@
 
 use std::fmt::Write as _;
 
+use crate::cases::Figures;
+use crate::counts::{COUNTS, median};
 use crate::load::{Load, Message};
-use crate::peer::{PEERS, REFERENCE, Server};
-use crate::{Figures, RUN_TIME, WARM_UP_MESSAGES, median};
+use crate::peer::{STORES, Server};
 
 /// Returns one table.
 pub fn measure() -> String {
     let mut text = String::from(
         "| 2 KB, messages/s (CPU s per 1,000) | 50 sessions | 200 | 1,000 |\n|---|---:|---:|---:|\n",
     );
-    for peer in PEERS.iter().filter(|peer| peer.name != REFERENCE) {
+    for peer in STORES {
         let server = Server::start(peer);
         for (how, keep) in [("conn", false), ("keep", true)] {
             let mut runs = vec![Vec::new(); SESSIONS.len()];
-            let mut count = WARM_UP_MESSAGES;
+            let mut count = COUNTS.warm_up;
             // The first round is not counted; it determines the number of messages per run.
-            for round in 0..=ROUNDS {
+            for round in 0..=COUNTS.rounds {
                 for (sessions, runs) in SESSIONS.into_iter().zip(&mut runs) {
                     let figures = run(&server, keep, sessions, count.max(sessions * 3));
-                    count = (figures.rate * RUN_TIME.as_secs_f64()) as usize;
+                    count = (figures.rate * COUNTS.run_time.as_secs_f64()) as usize;
                     if round > 0 {
                         runs.push(figures);
                     }
@@ -45,13 +46,7 @@ fn run(server: &Server, keep: bool, sessions: usize, count: usize) -> Figures {
         keep,
         sessions,
     };
-    let cpu_before = server.cpu_seconds();
-    let done = load.run(server.address, count);
-    Figures {
-        rate: done.messages as f64 / done.time.as_secs_f64(),
-        cpu: (server.cpu_seconds() - cpu_before) * 1_000.0 / done.messages as f64,
-    }
+    Figures::measure(server, &load, count)
 }
 
 const SESSIONS: [usize; 3] = [50, 200, 1_000];
-const ROUNDS: usize = 3;

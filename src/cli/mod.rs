@@ -14,7 +14,7 @@ use self::check::print_check_findings;
 use self::list_show::{
     mails_as_json, mails_as_text_table, open_store_reader, validate_mail_id_argument,
 };
-use crate::config::Config;
+use crate::config::{Config, EnvironmentSettings};
 use crate::daemon;
 use crate::panics;
 use crate::server;
@@ -92,11 +92,14 @@ pub fn command_line_definition() -> clap::Command {
     Arguments::command()
 }
 
-/// Runs the command given by the arguments. The first argument is the name of the program.
+/// Runs the command given by the arguments. The first argument is the name of the program. `variables` is the environment.
 ///
 /// # Errors
 /// [`CommandFailure`] with the text and exit status.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), CommandFailure> {
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(), CommandFailure> {
     panics::install_panic_hook();
     let arguments = join_verbose_option_with_value(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
@@ -113,8 +116,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), CommandF
             };
         }
     };
-    let reload_config = || arguments.read_config_and_apply_options();
-    let config = match reload_config() {
+    let environment = EnvironmentSettings::from_variables(variables);
+    let environment = environment.map_err(|error| error.error_in_one_line());
+    let reload_config = || {
+        let environment = environment.as_ref().map_err(String::clone)?;
+        arguments.read_config_and_apply_options(environment)
+    };
+    let mut config = match reload_config() {
         Ok(read) => read,
         Err(text) if matches!(arguments.command, Some(CliCommand::Check)) => {
             print_stdout(format!("error: {text}\n").as_bytes())?;
@@ -126,15 +134,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), CommandF
         Err(text) => return Err(text.into()),
     };
     match &arguments.command {
-        None => daemon::run(&config, &reload_config).map_err(|error| error.to_string().into()),
-        Some(CliCommand::Check) => print_check_findings(&config, &reload_config),
+        None => daemon::run(config, &reload_config).map_err(|error| error.to_string().into()),
+        Some(CliCommand::Check) => print_check_findings(&mut config, &reload_config),
         Some(CliCommand::Schema) => {
             let store =
                 server::store_factory_of_kind(config.store).map_err(|error| error.to_string())?;
             print_stdout(store.schema(&server::table_name(&config)).as_bytes())
         }
         Some(CliCommand::List { to, limit, json }) => {
-            let mut reader = open_store_reader(&config)?;
+            let mut reader = open_store_reader(&mut config)?;
             let mails = reader.list_newest_mails(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
             let text = match json {
@@ -150,7 +158,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), CommandF
             Ok(())
         }
         Some(CliCommand::Show { hash }) => {
-            let mut reader = open_store_reader(&config)?;
+            let mut reader = open_store_reader(&mut config)?;
             validate_mail_id_argument(hash)?;
             let mail = reader
                 .read_mail_by_hash(hash)
@@ -209,34 +217,39 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 }
 
 impl Arguments {
-    /// Reads the configuration and overrides its values with the options.
-    fn read_config_and_apply_options(&self) -> Result<Config, String> {
-        let mut config = load_config(self.config.as_deref())?;
+    /// Reads the configuration and overrides its values, first with the environment and then with the options.
+    fn read_config_and_apply_options(
+        &self,
+        environment: &EnvironmentSettings,
+    ) -> Result<Config, String> {
+        let mut config = load_config(self.config.as_deref(), environment)?;
         if let Some(address) = self.interface {
             config.listen_addresses = vec![address];
+            config.set_value_source("GSTMP_LISTEN_INTERFACE", "argument -if".to_owned());
         }
         if let Some(verbose) = self.verbose {
             config.verbose = verbose;
+            config.set_value_source("GSMTP_VERBOSE", "argument -v".to_owned());
         }
         Ok(config)
     }
 }
 
-fn load_config(path: Option<&Path>) -> Result<Config, String> {
+fn load_config(path: Option<&Path>, environment: &EnvironmentSettings) -> Result<Config, String> {
     let default_file = Path::new(DEFAULT_FILE);
-    let file = match path {
-        Some(file) => file,
-        None if default_file.exists() => default_file,
-        None => {
-            let warning = format!(
-                "no -config and no {DEFAULT_FILE} in the current folder: using built-in defaults"
-            );
-            let mut config = Config::default();
-            config.warnings.push(warning);
-            return Ok(config);
-        }
-    };
-    Config::load(file).map_err(|error| error.error_in_one_line())
+    let file = path.or_else(|| default_file.exists().then_some(default_file));
+    let mut config = Config::load_with_environment(file, environment)
+        .map_err(|error| error.error_in_one_line())?;
+    if file.is_none() {
+        let used = match environment.is_empty() {
+            true => "built-in defaults",
+            false => "the environment and built-in defaults",
+        };
+        config.warnings.push(format!(
+            "no -config and no {DEFAULT_FILE} in the current folder: using {used}"
+        ));
+    }
+    Ok(config)
 }
 
 fn print_stdout(octets: &[u8]) -> Result<(), CommandFailure> {

@@ -55,6 +55,10 @@ impl ConfigBuilder {
 
     /// Sets the recipient domains that are accepted (GM_ALLOWED_HOSTS): `example.com`, `*.example.com` for all domains below
     /// it, or `*` for every domain, which is the default. Recipients in other domains are rejected with 550 5.7.1.
+    ///
+    /// `@/path` reads a file with one such item per line and `#` comments when the server is bound, and again within a minute
+    /// after the file has changed. An unusable file is an error of [`ServerBuilder::bind`](crate::ServerBuilder::bind); later the
+    /// old list stays in force.
     pub fn allowed_hosts<T: AsRef<str>>(
         self,
         domains: impl IntoIterator<Item = T>,
@@ -169,7 +173,11 @@ impl ConfigBuilder {
         }
         let is_set = |key| self.pairs.iter().any(|(name, _)| name == key);
         let has_only_tls = is_set("GSMTPS_LISTEN_INTERFACE") && !is_set("GSTMP_LISTEN_INTERFACE");
-        let mut config = RawConfig { pairs: self.pairs }.into_config()?;
+        let raw = RawConfig {
+            pairs: self.pairs,
+            ..RawConfig::default()
+        };
+        let mut config = raw.to_config()?;
         if has_only_tls {
             config.listen_addresses.clear();
         }

@@ -1,7 +1,9 @@
 //! Why a configuration is invalid.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::string::FromUtf8Error;
+
+use super::environment::ENVIRONMENT_PREFIX;
 
 /// Why a configuration is invalid. The text names the key or file, the expected value and the value found.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,13 @@ pub enum ConfigError {
     InFile {
         /// The path of the configuration file.
         file: PathBuf,
+        /// What is invalid.
+        source: Box<ConfigError>,
+    },
+    /// The value of an environment variable is invalid; the source names the key. Only the program `goguerrilla` reads its
+    /// environment.
+    #[error("cannot use a value of the environment")]
+    InEnvironment {
         /// What is invalid.
         source: Box<ConfigError>,
     },
@@ -47,7 +56,18 @@ impl ConfigError {
                 file.display()
             ),
             ConfigError::InFile { file, source } => format!("{}: {source}", file.display()),
+            ConfigError::InEnvironment { source } => {
+                format!("environment variable {ENVIRONMENT_PREFIX}{source}")
+            }
             other => other.to_string(),
+        }
+    }
+
+    /// Returns this error as one in `file`.
+    pub(super) fn in_file(self, file: &Path) -> ConfigError {
+        ConfigError::InFile {
+            file: file.to_owned(),
+            source: Box::new(self),
         }
     }
 

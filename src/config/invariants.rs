@@ -36,6 +36,12 @@ impl Config {
                 self.tls_listen_addresses.is_empty() || self.tls_files.is_some(),
                 "certificate",
             ),
+            (
+                self.allowed_hosts_files
+                    .iter()
+                    .all(|file| file.is_absolute()),
+                "files of domains",
+            ),
             // These values become part of replies, Received fields and SQL statements.
             (
                 is_host(&self.host_name) && self.host_name.is_ascii(),

@@ -5,18 +5,23 @@
 mod allowed_hosts;
 mod builder;
 mod database_tls;
+mod document;
+mod environment;
 mod error;
 mod hold_time;
 mod invariants;
+mod listeners;
+mod passwords;
 mod raw;
 mod recipient_query;
 mod redis_interface;
+#[cfg(feature = "mysql")]
+mod redis_login;
 mod settings;
 mod sqlite_file;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +32,7 @@ use raw::RawConfig;
 
 pub use builder::ConfigBuilder;
 pub use database_tls::DatabaseTlsMode;
+pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
@@ -35,8 +41,10 @@ pub use error::ConfigError;
 /// program with its own store needs. `Config::default()` is the configuration of an empty file. docs/configuration.md describes the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// GM_ALLOWED_HOSTS: recipient domains that are accepted.
+    /// GM_ALLOWED_HOSTS: recipient domains that are accepted, without those in its files.
     pub(crate) allowed_hosts: AcceptedDomains,
+    /// GM_ALLOWED_HOSTS: files with further domains, which the server reads.
+    pub(crate) allowed_hosts_files: Vec<PathBuf>,
     /// GM_RECIPIENT_QUERY: a SELECT with one placeholder that returns a row if a recipient exists; empty means none.
     pub(crate) recipient_query: String,
     /// GM_RECIPIENT_CACHE_SECONDS: how long answers of `recipient_query` are kept; zero means not at all.
@@ -96,8 +104,10 @@ pub struct Config {
     pub(crate) mysql_hosts: Vec<DatabaseServerAddress>,
     /// MYSQL_USER: user name for the database.
     pub(crate) mysql_user: String,
-    /// MYSQL_PASS: password of `mysql_user`.
+    /// MYSQL_PASS, or the content of MYSQL_PASS_FILE after the server has read it: password of `mysql_user`.
     pub(crate) mysql_password: Secret,
+    /// MYSQL_PASS_FILE: file that contains `mysql_password`.
+    pub(crate) mysql_pass_file: Option<PathBuf>,
     /// MYSQL_TLS: how connections to the database are protected.
     pub(crate) mysql_tls: DatabaseTlsMode,
     /// MYSQL_CA: PEM file of authorities for `mysql_tls`, in addition to Mozilla's; `None` if the key is empty.
@@ -106,12 +116,18 @@ pub struct Config {
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub(crate) redis_urls: Vec<Secret>,
+    /// The content of REDIS_PASS_FILE after the server has read it; `redis_login` adds it to the URLs.
+    pub(crate) redis_password: Secret,
+    /// REDIS_PASS_FILE: file that contains `redis_password`.
+    pub(crate) redis_pass_file: Option<PathBuf>,
     /// REDIS_CA: PEM file of further authorities for `rediss://`; `None` if the key is empty.
     pub(crate) redis_ca: Option<PathBuf>,
     /// REDIS_EXPIRE_SECONDS: lifetime of a body in Redis.
     pub(crate) redis_expire_seconds: usize,
     /// Problems that do not prevent the server from starting, one line each.
     pub(crate) warnings: Vec<String>,
+    /// The keys whose value is neither from the file nor the default, and where it is from; `check` prints them.
+    pub(crate) value_sources: Vec<(&'static str, String)>,
 }
 
 /// The address of a database or Redis server.
@@ -124,10 +140,15 @@ pub enum DatabaseServerAddress {
 }
 
 /// A password, or a URL that may contain a password. The text is never written to a log, an error or the output of `check`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
+    /// Keeps `text` secret.
+    pub fn new(text: String) -> Secret {
+        Secret(text)
+    }
+
     /// Returns the secret text. Use it only to authenticate.
     pub fn reveal(&self) -> &str {
         &self.0
@@ -157,38 +178,35 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Unreadable`], or [`ConfigError::InFile`] for the first problem in the text.
     pub fn load(file: impl AsRef<Path>) -> Result<Config, ConfigError> {
-        let file = file.as_ref();
-        let octets = std::fs::read(file).map_err(|source| ConfigError::Unreadable {
-            file: file.to_owned(),
-            source,
-        })?;
-        let mut config = Config::from_octets(octets).map_err(|error| ConfigError::InFile {
-            file: file.to_owned(),
-            source: Box::new(error),
-        })?;
-        let mode = std::fs::metadata(file).map_or(0, |metadata| metadata.mode());
-        if mode & 0o004 != 0 && config.config_contains_password() {
-            let file = file.display();
-            config.warnings.push(format!(
-                "{file}: every user may read it, and it contains a password; run: chmod o-r {file}"
-            ));
-        }
-        Ok(config)
+        Config::load_with_environment(Some(file.as_ref()), &EnvironmentSettings::default())
     }
 
-    fn from_octets(octets: Vec<u8>) -> Result<Config, ConfigError> {
-        // Windows PowerShell 5 saves text as UTF-16, which this server does not read. UTF-16 begins with a byte order mark
-        // (FF FE or FE FF); without the mark, one of the first two octets is NUL, because JSON begins with an ASCII character.
-        if matches!(
-            octets.as_slice(),
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..]
-        ) {
-            return Err(ConfigError::NotJson(
-                "text in UTF-16; save the file as UTF-8".to_owned(),
-            ));
-        }
-        let text = String::from_utf8(octets).map_err(|error| ConfigError::not_utf8(&error))?;
-        Config::from_json(&text)
+    /// Reads the configuration file, if there is one, and replaces its values by those of the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first problem found; it names the file or the environment variable.
+    pub(crate) fn load_with_environment(
+        file: Option<&Path>,
+        environment: &EnvironmentSettings,
+    ) -> Result<Config, ConfigError> {
+        let mut raw = file.map_or_else(|| Ok(RawConfig::default()), read_file)?;
+        let warning = file.and_then(|file| raw.readable_password_warning(file));
+        let value_sources = environment.replace_values_of(&mut raw);
+        let mut config = raw.to_config().map_err(|error| match error {
+            ConfigError::BadValue { key, .. } if raw.keys_from_environment.contains(&key) => {
+                ConfigError::InEnvironment {
+                    source: Box::new(error),
+                }
+            }
+            error => match file {
+                Some(file) => error.in_file(file),
+                None => error,
+            },
+        })?;
+        config.warnings.extend(warning);
+        config.warnings.extend(environment.warnings(&raw));
+        config.value_sources = value_sources;
+        Ok(config)
     }
 
     /// Parses the text of a configuration file: a JSON object whose values are text, numbers or booleans. A UTF-8 byte order mark
@@ -205,10 +223,7 @@ impl Config {
     /// # Ok::<(), goguerrilla::ConfigError>(())
     /// ```
     pub fn from_json(text: &str) -> Result<Config, ConfigError> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let raw: RawConfig =
-            serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))?;
-        raw.into_config()
+        RawConfig::from_json(text)?.to_config()
     }
 
     /// Returns a builder whose settings are the defaults.
@@ -236,9 +251,10 @@ impl Config {
         self.configured_proxies.clone()
     }
 
-    fn config_contains_password(&self) -> bool {
-        let in_url = |url: &Secret| url.reveal().contains('@');
-        !self.mysql_password.reveal().is_empty() || self.redis_urls.iter().any(in_url)
+    /// Notes that the value of `key` is from `source`.
+    pub(crate) fn set_value_source(&mut self, key: &'static str, source: String) {
+        self.value_sources.retain(|(known, _)| *known != key);
+        self.value_sources.push((key, source));
     }
 }
 
@@ -246,146 +262,18 @@ impl Default for Config {
     /// Returns the configuration of an empty JSON object.
     #[expect(clippy::expect_used, reason = "tests read every default")]
     fn default() -> Config {
-        let raw = RawConfig { pairs: Vec::new() };
-        raw.into_config().expect("every default is a valid value")
+        let raw = RawConfig::default();
+        raw.to_config().expect("every default is a valid value")
     }
+}
+
+fn read_file(file: &Path) -> Result<RawConfig, ConfigError> {
+    let octets = std::fs::read(file).map_err(|source| ConfigError::Unreadable {
+        file: file.to_owned(),
+        source,
+    })?;
+    RawConfig::from_octets(octets).map_err(|error| error.in_file(file))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn empty_json_object_gives_the_default_configuration() {
-        let config = Config::from_json("{}").unwrap();
-        assert_eq!(config, Config::default());
-        assert_eq!(config.max_content_octets, 131_072);
-        assert_eq!(config.listen_addresses, ["127.0.0.1:2525".parse().unwrap()]);
-        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    }
-
-    #[test]
-    fn numbers_and_booleans_are_parsed_as_if_quoted() {
-        let text = r#"{"GSMTP_MAX_SIZE": 1000, "GSMTP_VERBOSE": true, "GM_STORE": "Discard",
-                       "GSMTP_LISTEN_INTERFACE": "[::1]:25, 127.0.0.1:25"}"#;
-        let config = Config::from_json(text).unwrap();
-        assert_eq!(config.max_content_octets, 1_000);
-        assert!(config.verbose);
-        assert_eq!(config.store, StoreKind::Discard);
-        assert_eq!(config.listen_addresses.len(), 2);
-    }
-
-    #[test]
-    fn unknown_key_warning_names_the_nearest_known_key() {
-        let config = Config::from_json(r#"{"GSMTP_MAXSIZE": "1"}"#).unwrap();
-        assert_eq!(
-            config.warnings[0],
-            "GSMTP_MAXSIZE: unknown key, ignored; the nearest known key is GSMTP_MAX_SIZE"
-        );
-    }
-
-    #[test]
-    fn control_characters_in_a_key_are_escaped_in_warnings_and_errors() {
-        let config = Config::from_json(r#"{"GUID\n\u007f": ""}"#).unwrap();
-        let want = r"GUID\n\u{7f}: unknown key, ignored; the nearest known key is GUID";
-        assert_eq!(config.warnings[0], want);
-        for text in [r#"{"a\nb": "", "a\nb": ""}"#, r#"{"a\nb": []}"#] {
-            let error = Config::from_json(text).unwrap_err().to_string();
-            assert!(error.contains(r"a\nb: "), "{error}");
-        }
-    }
-
-    #[test]
-    fn mysql_keys_select_the_mysql_store_and_addresses_are_parsed() {
-        let parse = |text: &str| Config::from_json(text).unwrap();
-        assert_eq!(parse(r#"{"MYSQL_USER": "u"}"#).store, StoreKind::MySql);
-        let config = parse(r#"{"MYSQL_HOST": "a, b:3307,/run/my.sock", "GM_STORE": "sqlite"}"#);
-        assert_eq!(config.store, StoreKind::Sqlite);
-        let tcp = |name: &str, port| DatabaseServerAddress::Tcp(name.to_owned(), port);
-        let socket = DatabaseServerAddress::Socket("/run/my.sock".to_owned());
-        assert_eq!(config.mysql_hosts, [tcp("a", 3306), tcp("b", 3307), socket]);
-        for (given, want) in [
-            ("", &[][..]),
-            ("127.0.0.1:6380", &["redis://127.0.0.1:6380/"]),
-            ("[::1]:6380", &["redis://[::1]:6380/"]),
-            ("/run/redis.sock", &["redis+unix:///run/redis.sock"]),
-            ("redis://:pass@h:1/2", &["redis://:pass@h:1/2"]),
-            ("redis://:a,b:c@h:1/", &["redis://:a,b:c@h:1/"]),
-            ("a:1, b", &["redis://a:1/", "redis://b:6379/"]),
-            (
-                "redis://:pass@a:1,b:2",
-                &["redis://:pass@a:1", "redis://b:2/"],
-            ),
-        ] {
-            let config = parse(&format!(r#"{{"REDIS_INTERFACE": "{given}"}}"#));
-            let urls: Vec<&str> = config.redis_urls.iter().map(Secret::reveal).collect();
-            assert_eq!(urls, want);
-        }
-    }
-
-    #[test]
-    fn loopback_is_trusted_when_nginx_auth_is_on_and_no_proxy_is_configured() {
-        let trusted = |text: &str| {
-            let blocks = Config::from_json(text).unwrap().trusted_proxies();
-            let blocks: Vec<String> = blocks.iter().map(IpNet::to_string).collect();
-            blocks.join(" ")
-        };
-        for (text, want) in [
-            ("{}", ""),
-            (r#"{"NGINX_AUTH_ENABLED": "Y"}"#, "127.0.0.1/32 ::1/128"),
-            (
-                r#"{"NGINX_AUTH_ENABLED": "Y", "GM_TRUSTED_PROXIES": ""}"#,
-                "127.0.0.1/32 ::1/128",
-            ),
-            (
-                r#"{"NGINX_AUTH_ENABLED": "Y", "GM_TRUSTED_PROXIES": "192.0.2.1, 2001:db8::/32"}"#,
-                "192.0.2.1/32 2001:db8::/32",
-            ),
-        ] {
-            assert_eq!(trusted(text), want, "{text}");
-        }
-    }
-
-    #[test]
-    fn error_in_a_long_allowed_hosts_list_is_reported_in_a_short_line() {
-        let names = "ours.test,".repeat(10_000);
-        let long = "x".repeat(100_000);
-        for (list, found) in [
-            (format!("{names}*.*"), "\"*.*\"".to_owned()),
-            (
-                names.clone(),
-                "an empty item after \"ours.test\"".to_owned(),
-            ),
-            (
-                format!("{names}{long}"),
-                format!("\"{}…\"", "x".repeat(260)),
-            ),
-            ("a,,b".to_owned(), "\"a,,b\"".to_owned()),
-            (",".to_owned(), "\",\"".to_owned()),
-        ] {
-            let text = format!(r#"{{"GM_ALLOWED_HOSTS": "{list}"}}"#);
-            let error = Config::from_json(&text).unwrap_err().to_string();
-            assert!(error.ends_with(&format!(", but found {found}")), "{error}");
-            assert!(error.len() < 600, "{error}");
-        }
-    }
-
-    #[test]
-    fn secrets_never_appear_in_debug_output_or_errors() {
-        let text = r#"{"MYSQL_PASS": "s3cr3t", "REDIS_INTERFACE": "redis://:s3cr3t@h:1/"}"#;
-        assert!(!format!("{:?}", Config::from_json(text).unwrap()).contains("s3cr3t"));
-        let error = Config::from_json(r#"{"REDIS_INTERFACE": "s3cr3t@:x"}"#).unwrap_err();
-        assert!(!error.to_string().contains("s3cr3t"), "{error}");
-    }
-
-    #[test]
-    fn default_of_each_key_parses_to_the_default_configuration() {
-        let pairs: Vec<String> = raw::KEYS
-            .iter()
-            .map(|(key, default)| format!("\"{key}\": \"{default}\""))
-            .collect();
-        let config = Config::from_json(&format!("{{{}}}", pairs.join(","))).unwrap();
-        assert_eq!(config, Config::default());
-        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The keys and values of the configuration file as text, and parsers for each type of value.
+//! The keys and values of the configuration as text, and parsers for each type of value.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -7,13 +7,22 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::ConfigError;
 
-/// The pairs of key and value, in the order of the file.
+/// The pairs of key and value, from the file and from the environment.
+#[derive(Default)]
 pub struct RawConfig {
+    /// At most one pair for each key.
     pub pairs: Vec<(String, String)>,
+    /// The keys in `pairs` whose value is from the environment.
+    pub keys_from_environment: Vec<&'static str>,
 }
 
 impl RawConfig {
-    /// Returns the value from the file, or the built-in default.
+    /// Returns whether `key` has a value other than its default.
+    pub fn is_given(&self, key: &str) -> bool {
+        self.pairs.iter().any(|(name, _)| name == key)
+    }
+
+    /// Returns the given value, or the built-in default.
     pub fn configured_or_default_value(&self, key: &'static str) -> &str {
         let given = self.pairs.iter().find(|(name, _)| name == key);
         match given {
@@ -90,35 +99,47 @@ impl RawConfig {
 
     /// Returns a warning for each unknown key, with the nearest known key.
     pub fn unknown_key_warnings(&self) -> Vec<String> {
-        let is_known = |key: &str| KEYS.iter().any(|(known, _)| *known == key);
-        let unknown = self.pairs.iter().filter(|(key, _)| !is_known(key));
+        let unknown = self.pairs.iter().filter(|(key, _)| find_key(key).is_none());
         unknown
             .map(|(key, _)| {
-                // A longer key is not a mistyped one; comparing it would take long.
-                if key.len() > MAX_KEY_OCTETS {
-                    let beginning: String = key.chars().take(MAX_KEY_OCTETS).collect();
-                    return format!("{}…: unknown key, ignored", beginning.escape_debug());
-                }
-                let nearest = KEYS
-                    .iter()
-                    .map(|(known, _)| {
-                        (
-                            strsim::damerau_levenshtein(known, &key.to_uppercase()),
-                            known,
-                        )
-                    })
-                    .min();
-                // The key may contain a line end, but the warning must stay on one line.
-                let key = key.escape_debug();
-                match nearest {
-                    Some((_, known)) => {
-                        format!("{key}: unknown key, ignored; the nearest known key is {known}")
+                let name = shown_name(key);
+                match nearest_key(key) {
+                    Some(known) => {
+                        format!("{name}: unknown key, ignored; the nearest known key is {known}")
                     }
-                    None => format!("{key}: unknown key, ignored"),
+                    None => format!("{name}: unknown key, ignored"),
                 }
             })
             .collect()
     }
+}
+
+/// Returns the key of the table that equals `name`.
+pub fn find_key(name: &str) -> Option<&'static str> {
+    let known = KEYS.iter().find(|(known, _)| *known == name);
+    known.map(|(known, _)| *known)
+}
+
+/// Returns the key that is most similar to an unknown name, or `None` if the name is longer than any mistyped key.
+pub fn nearest_key(name: &str) -> Option<&'static str> {
+    // The comparison of a longer name would take long.
+    if name.len() > MAX_KEY_OCTETS {
+        return None;
+    }
+    let name = name.to_uppercase();
+    let nearest = KEYS.iter().map(|(known, _)| *known);
+    nearest.min_by_key(|known| (strsim::damerau_levenshtein(known, &name), *known))
+}
+
+/// Returns an unknown name as a warning shows it: on one line, and cut if it is long.
+pub fn shown_name(name: &str) -> String {
+    let beginning: String = name.chars().take(MAX_KEY_OCTETS).collect();
+    let ellipsis = if name.len() > MAX_KEY_OCTETS {
+        "…"
+    } else {
+        ""
+    };
+    format!("{}{ellipsis}", beginning.escape_debug())
 }
 
 /// Reads the object pair by pair and fails if a key is repeated; a map of serde_json would silently keep only the last value.
@@ -154,7 +175,10 @@ impl<'de> Deserialize<'de> for RawConfig {
                     }
                     pairs.push((key, text));
                 }
-                Ok(RawConfig { pairs })
+                Ok(RawConfig {
+                    pairs,
+                    ..RawConfig::default()
+                })
             }
         }
         deserializer.deserialize_map(ConfigVisitor)
@@ -189,7 +213,7 @@ pub fn yes_or_no(text: &str) -> Option<bool> {
     }
 }
 
-/// A key that is longer than this is quoted in part, and is not compared with the known ones.
+/// A name that is longer than this is quoted in part, and is not compared with the known keys.
 const MAX_KEY_OCTETS: usize = 64;
 
 /// Every key with its built-in default.
@@ -221,10 +245,12 @@ pub const KEYS: &[(&str, &str)] = &[
     ("MYSQL_HOST", "127.0.0.1:3306"),
     ("MYSQL_USER", ""),
     ("MYSQL_PASS", ""),
+    ("MYSQL_PASS_FILE", ""),
     ("MYSQL_TLS", "N"),
     ("MYSQL_CA", ""),
     ("MYSQL_DB", ""),
     ("REDIS_INTERFACE", "127.0.0.1:6379"),
+    ("REDIS_PASS_FILE", ""),
     ("REDIS_CA", ""),
     ("REDIS_EXPIRE_SECONDS", "3600"),
     ("NGINX_AUTH_ENABLED", "N"),

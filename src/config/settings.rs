@@ -1,15 +1,13 @@
 //! Parses and checks the value of each key.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
-
-use ipnet::IpNet;
 
 use crate::smtp::domain;
 
 use super::database_tls::mysql_tls_warnings;
-use super::raw::{KEYS, RawConfig, bad_value};
+use super::raw::{RawConfig, bad_value, find_key};
 use super::redis_interface::unused_redis_ca_warning;
 use super::sqlite_file::parse_sqlite_file_path;
 use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
@@ -19,11 +17,12 @@ impl RawConfig {
     ///
     /// # Errors
     /// [`ConfigError`] for the first invalid value.
-    pub fn into_config(self) -> Result<Config, ConfigError> {
+    pub fn to_config(&self) -> Result<Config, ConfigError> {
         let mut warnings = self.unknown_key_warnings();
         warnings.extend(self.ignored_alias_warning());
         let mut config = Config {
             allowed_hosts: self.parse_allowed_hosts()?,
+            allowed_hosts_files: self.parse_allowed_hosts_files()?,
             recipient_query: self.parse_recipient_query()?,
             recipient_cache_time: self.parse_recipient_cache_time()?,
             primary_mail_host: self.parse_config_value_with(
@@ -105,10 +104,13 @@ impl RawConfig {
             mysql_hosts: self.parse_mysql_hosts()?,
             mysql_user: self.configured_or_default_value("MYSQL_USER").to_owned(),
             mysql_password: Secret(self.configured_or_default_value("MYSQL_PASS").to_owned()),
+            mysql_pass_file: self.mysql_pass_file()?,
             mysql_tls: self.parse_mysql_tls()?,
             mysql_ca_file: self.mysql_ca_file(),
             mysql_database: self.configured_or_default_value("MYSQL_DB").to_owned(),
             redis_urls: self.parse_redis_urls()?,
+            redis_password: Secret::default(),
+            redis_pass_file: self.redis_pass_file()?,
             redis_ca: self.redis_ca_file(),
             redis_expire_seconds: self.parse_number(
                 "REDIS_EXPIRE_SECONDS",
@@ -116,6 +118,7 @@ impl RawConfig {
                 1..=1_000_000_000,
             )?,
             warnings: Vec::new(),
+            value_sources: Vec::new(),
         };
         warnings.extend(unused_redis_ca_warning(
             &config.redis_urls,
@@ -161,58 +164,6 @@ impl RawConfig {
         Ok(table)
     }
 
-    fn parse_tls_listen_addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
-        let key = "GSMTPS_LISTEN_INTERFACE";
-        if self.configured_or_default_value(key).trim().is_empty() {
-            return Ok(Vec::new());
-        }
-        let expected = "addresses such as \"0.0.0.0:465\", comma separated, or \"\"";
-        let addresses = self.parse_list(key, expected, |text| text.parse().ok())?;
-        if self.tls_files()?.is_none() {
-            let expected = "GSMTP_PUB_KEY and GSMTP_PRV_KEY to be set too";
-            return Err(bad_value(
-                key,
-                expected,
-                self.configured_or_default_value(key),
-            ));
-        }
-        Ok(addresses)
-    }
-
-    fn tls_files(&self) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
-        let missing_file =
-            |key, other| bad_value(key, &format!("a PEM file, since {other} is set"), "");
-        let file = |key| PathBuf::from(self.configured_or_default_value(key).trim());
-        let (chain, key) = (file("GSMTP_PUB_KEY"), file("GSMTP_PRV_KEY"));
-        match (chain.as_os_str().is_empty(), key.as_os_str().is_empty()) {
-            (true, true) => Ok(None),
-            (true, false) => Err(missing_file("GSMTP_PUB_KEY", "GSMTP_PRV_KEY")),
-            (false, true) => Err(missing_file("GSMTP_PRV_KEY", "GSMTP_PUB_KEY")),
-            (false, false) => Ok(Some((chain, key))),
-        }
-    }
-
-    /// Parses NGINX_AUTH even if NGINX_AUTH_ENABLED is `N`, so that an invalid address is reported early.
-    fn parse_nginx_auth_address(&self) -> Result<Option<SocketAddr>, ConfigError> {
-        let expected = "an address such as \"127.0.0.1:8025\"";
-        let address =
-            self.parse_config_value_with("NGINX_AUTH", expected, |text| text.parse().ok())?;
-        let is_enabled = self.parse_yes_or_no("NGINX_AUTH_ENABLED")?;
-        Ok(is_enabled.then_some(address))
-    }
-
-    fn parse_trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
-        let key = "GM_TRUSTED_PROXIES";
-        if self.configured_or_default_value(key).trim().is_empty() {
-            return Ok(Vec::new());
-        }
-        let expected = "addresses and blocks such as \"192.0.2.1,2001:db8::/32\", or \"\"";
-        self.parse_list(key, expected, |text| {
-            let address = || text.parse().map(IpAddr::into).ok();
-            text.parse().ok().or_else(address)
-        })
-    }
-
     fn run_as_ids(&self) -> Result<Option<(u32, u32)>, ConfigError> {
         let user_key = match self.configured_or_default_value("GUID").trim() {
             "" => "SUID",
@@ -228,20 +179,16 @@ impl RawConfig {
         match (id(user_key)?, id("SGID")?) {
             (Some(user), Some(group)) => Ok(Some((user, group))),
             (None, None) => Ok(None),
-            (Some(_), None) => Err(bad_value(
-                "SGID",
-                &format!("a group id, since {user_key} is set"),
-                "",
-            )),
-            (None, Some(_)) => Err(bad_value("GUID", "a user id, since SGID is set", "")),
+            (Some(_), None) => Err(self.missing_partner("SGID", "a group id", user_key)),
+            (None, Some(_)) => Err(self.missing_partner("GUID", "a user id", "SGID")),
         }
     }
 
-    /// Returns the kind of store. If GM_STORE is not in the file, any MYSQL_ key selects MySQL.
+    /// Returns the kind of store. If GM_STORE is not given, any key that begins with MYSQL_ selects MySQL.
     pub(super) fn store_kind(&self) -> Result<StoreKind, ConfigError> {
-        let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
-        let is_mysql_key = |(key, _): &&(&str, &str)| key.starts_with("MYSQL_") && is_given(key);
-        if KEYS.iter().any(|pair| is_mysql_key(&pair)) && !is_given("GM_STORE") {
+        let is_mysql_key = |key: &str| key.starts_with("MYSQL_") && find_key(key).is_some();
+        let has_mysql_key = self.pairs.iter().any(|(key, _)| is_mysql_key(key));
+        if has_mysql_key && !self.is_given("GM_STORE") {
             return Ok(StoreKind::MySql);
         }
         self.parse_choice(
@@ -270,24 +217,6 @@ impl RawConfig {
                 false => error,
             },
         )
-    }
-
-    /// Returns the key that sets the listen addresses. The historical spelling GSTMP takes precedence over the alias GSMTP.
-    fn listen_key_given_in_config(&self) -> &'static str {
-        let is_given = |key: &str| self.pairs.iter().any(|(name, _)| name == key);
-        if is_given("GSTMP_LISTEN_INTERFACE") || !is_given("GSMTP_LISTEN_INTERFACE") {
-            "GSTMP_LISTEN_INTERFACE"
-        } else {
-            "GSMTP_LISTEN_INTERFACE"
-        }
-    }
-
-    /// Returns a warning if GSTMP_LISTEN_INTERFACE and its alias GSMTP_LISTEN_INTERFACE are both set to different values.
-    fn ignored_alias_warning(&self) -> Option<String> {
-        let given = |key: &str| self.pairs.iter().find(|(name, _)| name == key);
-        let (key, alias) = ("GSTMP_LISTEN_INTERFACE", "GSMTP_LISTEN_INTERFACE");
-        let ignored = format!("{alias}: ignored because {key} is set too; remove one of them");
-        (given(key)?.1 != given(alias)?.1).then_some(ignored)
     }
 }
 

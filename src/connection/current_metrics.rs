@@ -26,6 +26,9 @@ fn update_gauges(pool: &AcceptPool, settings: &ConnectionSettings) {
         .connections_limit
         .set(pool.connection_slot_count() as u64);
     metrics
+        .allowed_hosts
+        .set(settings.session.allowed_hosts.item_count() as u64);
+    metrics
         .content_bytes
         .set(settings.budget.reserved_octets() as u64);
     metrics

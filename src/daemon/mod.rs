@@ -34,7 +34,10 @@ use crate::os::privileges::{self, UserAndGroup};
 use crate::os::rlimits;
 use crate::os::signals::{self, SignalEvent, SignalListener};
 use crate::server::listeners::{self, BoundListeners};
-use crate::server::{Server, load_tls, log_config_warnings};
+use crate::server::{
+    Server, StartError, load_tls, log_config_warnings, read_password_files,
+    readable_password_file_warnings, unreadable_password_file_warnings,
+};
 
 /// A function that reads the configuration again and applies the command line.
 pub type ConfigLoader<'a> = &'a dyn Fn() -> Result<Config, String>;
@@ -43,15 +46,15 @@ pub type ConfigLoader<'a> = &'a dyn Fn() -> Result<Config, String>;
 ///
 /// # Errors
 /// [`ServerProcessError`]: the server could not start.
-pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), ServerProcessError> {
+pub fn run(mut config: Config, reload_config: ConfigLoader) -> Result<(), ServerProcessError> {
     let signals = signals::install_handlers().map_err(ServerProcessError::Thread)?;
     let metrics = Arc::new(Metrics::new());
-    let identity = user_and_group_to_run_as(config)?;
-    let listeners = bind(config, identity)?;
-    let files = open_files_as_root(config, identity, &metrics)?;
-    raise_and_check_rlimits(config);
+    let identity = user_and_group_to_run_as(&config)?;
+    let listeners = bind(&config, identity)?;
+    let files = open_files_as_root(&mut config, identity, &metrics)?;
+    raise_and_check_rlimits(&config);
     if let Some(identity) = identity {
-        drop_privileges(identity, &files, reload_config)?;
+        drop_privileges(identity, &config, &files, reload_config)?;
     }
     // This call must precede the start of the first thread, because threads inherit the scheduling policy.
     rlimits::set_sched_batch_policy();
@@ -66,7 +69,7 @@ pub fn run(config: &Config, reload_config: ConfigLoader) -> Result<(), ServerPro
         .open_store_and_start_writers(listeners, tls, metrics)?;
     server.start_threads()?;
     let daemon = Daemon {
-        config: config.clone(),
+        config,
         reload_config,
         log_file,
         handle: server.handle(),
@@ -96,9 +99,10 @@ struct FilesOpenedBeforePrivilegeDrop {
     tls: Option<TlsCredentials>,
 }
 
-/// Opens the log file, logs the warnings about the configuration, writes the PID file and loads the TLS key and certificate.
+/// Opens the log file, logs the warnings about the configuration, writes the PID file, reads the passwords into `config` and
+/// loads the TLS key and certificate.
 fn open_files_as_root(
-    config: &Config,
+    config: &mut Config,
     identity: Option<UserAndGroup>,
     metrics: &Arc<Metrics>,
 ) -> Result<FilesOpenedBeforePrivilegeDrop, ServerProcessError> {
@@ -108,6 +112,10 @@ fn open_files_as_root(
         log::warn!(fix = "set GUID and SGID to the ids of another user and group"; "runs_as_root");
     }
     let pid_file = config.pid_file.as_deref().map(write_pid_file).transpose()?;
+    read_password_files(config).map_err(StartError::from)?;
+    for warning in readable_password_file_warnings(config) {
+        log::warn!(warning = warning.as_str(); "password_file");
+    }
     let tls = load_tls(config)?;
     Ok(FilesOpenedBeforePrivilegeDrop {
         log_file,
@@ -119,6 +127,7 @@ fn open_files_as_root(
 /// Changes to `identity` permanently, and warns if that user cannot read the files that a reload needs.
 fn drop_privileges(
     identity: UserAndGroup,
+    config: &Config,
     files: &FilesOpenedBeforePrivilegeDrop,
     reload_config: ConfigLoader,
 ) -> Result<(), ServerProcessError> {
@@ -131,6 +140,9 @@ fn drop_privileges(
         .flat_map(TlsCredentials::unreadable_tls_file_warnings)
     {
         log::warn!(warning = warning.as_str(); "certificate");
+    }
+    for warning in unreadable_password_file_warnings(config) {
+        log::warn!(warning = warning.as_str(); "password_file");
     }
     if let Err(reason) = reload_config() {
         log::warn!(reason = reason.as_str(), note = "until this is fixed, SIGHUP changes nothing"; "configuration");

@@ -12,7 +12,10 @@ use crate::net::tls::TlsCredentials;
 use crate::os::pid_file::PidFile;
 use crate::os::privileges;
 use crate::os::secure_open;
-use crate::server::{StartError, listeners, tls_files};
+use crate::server::{
+    LoadedAllowedHosts, StartError, listeners, readable_password_file_warnings, tls_files,
+    unreadable_password_file_warnings,
+};
 use crate::store::Diagnostic;
 
 /// Checks everything except the store and returns the findings.
@@ -27,6 +30,11 @@ pub fn check_all_but_store(config: &Config, reload_config: ConfigLoader) -> Vec<
         Ok(tls) => (tls, Vec::new()),
         Err(error) => (None, vec![Diagnostic::error(error.to_string())]),
     };
+    findings.extend(
+        readable_password_file_warnings(config)
+            .into_iter()
+            .map(Diagnostic::warning),
+    );
     findings.extend(
         listeners::find_bind_problems(config)
             .into_iter()
@@ -55,6 +63,13 @@ pub fn check_all_but_store(config: &Config, reload_config: ConfigLoader) -> Vec<
             .chain(tls.unreadable_tls_file_warnings());
         findings.extend(warnings.map(Diagnostic::warning));
     }
+    let allowed_hosts_fault = LoadedAllowedHosts::load(config).err();
+    findings.extend(allowed_hosts_fault.map(|error| Diagnostic::error(error.to_string())));
+    findings.extend(
+        unreadable_password_file_warnings(config)
+            .into_iter()
+            .map(Diagnostic::warning),
+    );
     if let Err(reason) = reload_config() {
         let warning = format!("{reason}; until this is fixed, SIGHUP changes nothing");
         findings.push(Diagnostic::warning(warning));

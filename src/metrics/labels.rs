@@ -199,6 +199,8 @@ labels! {
         Configuration = "configuration",
         /// The TLS certificate and key.
         Certificate = "certificate",
+        /// The files of GM_ALLOWED_HOSTS.
+        AllowedHosts = "allowed_hosts",
     }
 }
 

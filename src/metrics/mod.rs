@@ -146,6 +146,10 @@ metrics! {
         "goguerrilla_bodies_total",
         "Mail bodies by location, while REDIS_INTERFACE is set.",
     );
+    allowed_hosts: Gauge = Gauge::new(
+        "goguerrilla_allowed_hosts",
+        "Items of GM_ALLOWED_HOSTS in force, those of its files included.",
+    );
     content_bytes: Gauge = Gauge::new(
         "goguerrilla_content_bytes",
         "Memory used by message content.",
@@ -160,7 +164,7 @@ metrics! {
     );
     reloads: Counter<(ReloadTarget, ReloadOutcome)> = Counter::new(
         "goguerrilla_reloads_total",
-        "Reloads of the configuration or the certificate, by outcome.",
+        "Reloads of the configuration, the certificate or the files of GM_ALLOWED_HOSTS, by outcome.",
     );
     log_lines_dropped: Counter = Counter::new(
         "goguerrilla_log_lines_dropped_total",

@@ -41,6 +41,8 @@ pub struct MetricsSnapshot {
     pub batches: u64,
     /// Whether the store is reachable and accepts mail.
     pub store_is_up: bool,
+    /// Items of GM_ALLOWED_HOSTS in force, those of its files included.
+    pub allowed_hosts: u64,
     /// Memory in bytes that message content uses now.
     pub content_bytes: u64,
     /// Maximum memory in bytes for message content.
@@ -82,6 +84,7 @@ impl Metrics {
             save_seconds: self.save_time.sum(),
             batches: self.batches.count(),
             store_is_up: gauge(&self.store_up) == 1,
+            allowed_hosts: gauge(&self.allowed_hosts),
             content_bytes: gauge(&self.content_bytes),
             content_limit_bytes: gauge(&self.content_limit_bytes),
             log_lines_dropped: self.log_lines_dropped.total(),

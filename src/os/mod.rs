@@ -2,6 +2,7 @@
 
 pub mod pid_file;
 pub mod privileges;
+pub mod regular_file;
 pub mod rlimits;
 pub mod secure_open;
 pub mod signals;

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::error::StartError;
 use super::handle::Server;
 use super::listeners::{self, BoundListeners};
+use super::password_files::read_password_files;
 use super::recipients::RecipientSource;
 use super::running::RunningServer;
 use super::settings::{load_tls, log_config_warnings};
@@ -100,8 +101,11 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// [`StartError`] for the first address, file or store that cannot be used.
-    pub fn bind(self) -> Result<Server, StartError> {
+    pub fn bind(mut self) -> Result<Server, StartError> {
         log_config_warnings(&self.config);
+        if self.store.is_none() {
+            read_password_files(&mut self.config)?;
+        }
         let listeners = listeners::bind_smtp_listeners(&self.config, Vec::new())?;
         let tls = load_tls(&self.config)?;
         self.open_store_and_start_writers(listeners, tls, Arc::new(Metrics::new()))

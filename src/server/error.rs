@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use super::password_files::{PASSWORD_FILE_FIX, PasswordFileError};
 use crate::net::tls::TlsFilesError;
 use crate::store::SaveError;
 
@@ -44,6 +45,15 @@ pub enum StartError {
     Store(SaveError),
     /// REDIS_INTERFACE is not a valid address or URL. The field says why.
     Redis(String),
+    /// A file with a password (MYSQL_PASS_FILE, REDIS_PASS_FILE) or with domains (GM_ALLOWED_HOSTS) cannot be used.
+    ConfiguredFile {
+        /// The configuration key, the file and what is wrong with its content. The content of a password file is not shown.
+        what: String,
+        /// Why the file cannot be read, if that is the reason.
+        source: Option<io::Error>,
+        /// How to fix it; empty if `what` says that.
+        fix: &'static str,
+    },
     /// A thread cannot be started: the limits of processes or memory of this user are too low.
     Thread(io::Error),
 }
@@ -53,7 +63,7 @@ impl StartError {
     fn what_failed(&self) -> String {
         match self {
             StartError::Bind { address, .. } => format!("cannot bind {address}"),
-            StartError::Tls { what, .. } => what.clone(),
+            StartError::Tls { what, .. } | StartError::ConfiguredFile { what, .. } => what.clone(),
             StartError::StoreNotBuilt {
                 store, selected_by, ..
             } => format!("GM_STORE: \"{store}\" ({selected_by}) is not part of this program"),
@@ -66,7 +76,9 @@ impl StartError {
     /// Returns how to fix the error, or an empty text if `what` or the cause says that.
     fn fix_text(&self) -> &str {
         match self {
-            StartError::Bind { fix, .. } | StartError::Tls { fix, .. } => fix,
+            StartError::Bind { fix, .. }
+            | StartError::Tls { fix, .. }
+            | StartError::ConfiguredFile { fix, .. } => fix,
             StartError::StoreNotBuilt { fix, .. } => fix,
             StartError::Store(_) => "",
             StartError::Redis(_) => {
@@ -87,6 +99,16 @@ impl StartError {
         match self.fix_text() {
             "" => report,
             fix => format!("{report}; {fix}"),
+        }
+    }
+}
+
+impl From<PasswordFileError> for StartError {
+    fn from(error: PasswordFileError) -> StartError {
+        StartError::ConfiguredFile {
+            what: error.what_failed(),
+            source: Some(error.into_source()),
+            fix: PASSWORD_FILE_FIX,
         }
     }
 }
@@ -131,6 +153,7 @@ impl Error for StartError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             StartError::Bind { source, .. } | StartError::Thread(source) => Some(source),
+            StartError::ConfiguredFile { source, .. } => source.as_ref().map(|error| error as _),
             StartError::Store(error) => Some(error),
             StartError::Tls { source, .. } => source.as_deref().map(|error| error as _),
             StartError::StoreNotBuilt { .. } | StartError::Redis(_) => None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::allowed_hosts_watch::AllowedHostsWatch;
 use super::builder::ServerBuilder;
 use super::error::{ReloadError, StartError};
 use super::http_endpoints;
@@ -144,12 +145,12 @@ impl Server {
         Ok(())
     }
 
-    /// Waits for a stop request, then shuts down. Meanwhile checks the certificate files every
-    /// [`CERTIFICATE_CHECK_INTERVAL`].
+    /// Waits for a stop request, then shuts down. Meanwhile checks the files of the certificate and of GM_ALLOWED_HOSTS every
+    /// [`FILE_CHECK_INTERVAL`].
     pub(crate) fn serve(self) {
         let mut refused_certificate = None;
-        while self.stop_requests.recv_timeout(CERTIFICATE_CHECK_INTERVAL)
-            == Err(RecvTimeoutError::Timeout)
+        let mut allowed_hosts_watch = AllowedHostsWatch::default();
+        while self.stop_requests.recv_timeout(FILE_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout)
         {
             if let Some(settings) = self.shared.settings.upgrade() {
                 reload_certificate_if_changed(
@@ -158,6 +159,7 @@ impl Server {
                     &mut refused_certificate,
                 );
             }
+            allowed_hosts_watch.look(&self.shared.running, &self.shared.metrics);
         }
         let running = sync::lock(&self.shared.running).take();
         let Some(running) = running else {
@@ -301,7 +303,7 @@ impl ServerHandle {
     }
 }
 
-/// Interval at which the key and certificate files are checked for changes.
-const CERTIFICATE_CHECK_INTERVAL: Duration = Duration::from_secs(20);
+/// Interval at which the files of the certificate and of GM_ALLOWED_HOSTS are checked for changes.
+const FILE_CHECK_INTERVAL: Duration = Duration::from_secs(20);
 /// Number of stop requests that are kept: the first drains the connections, the second aborts them.
 const MAX_STOP_REQUESTS: usize = 2;

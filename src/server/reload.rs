@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
+use super::allowed_hosts::LoadedAllowedHosts;
 use super::error::ReloadError;
+use super::password_files::read_password_files_again;
 use super::recipients::RecipientSource;
 use super::running::RunningServer;
 use super::settings::{log_certificate_warnings, log_config_warnings, tls_files};
@@ -33,6 +35,8 @@ pub struct PreparedReload {
     ignored_keys: Vec<&'static str>,
     /// Certificate and key; `None` if TLS is not offered any more.
     pub tls: Option<TlsCredentials>,
+    /// The accepted domains, those of files included.
+    pub allowed_hosts: Arc<LoadedAllowedHosts>,
     /// The new store, if the configuration requires one.
     pub store: Option<RunningStore>,
     /// The new recipient hook or none, if the configuration requires a change.
@@ -60,7 +64,12 @@ impl ReloadBase {
     /// [`ReloadError`].
     pub fn prepare(&self, mut new_config: Config) -> Result<PreparedReload, ReloadError> {
         let ignored_keys = keep_restart_only_values(&mut new_config, &self.config);
+        if self.stores.is_configured() {
+            reload_passwords(&mut new_config, &self.config)?;
+        }
         let tls = reload_tls(&new_config, self.tls.as_ref(), &self.metrics)?;
+        let allowed_hosts = LoadedAllowedHosts::load(&new_config)
+            .map_err(|error| ReloadError::Start(error.into()))?;
         let (stores, recipients) = (&self.stores, &self.recipients);
         let needs_hook = recipients.config_change_needs_new_hook(stores, &self.config, &new_config);
         let start_hook = || recipients.start_hook(stores, &new_config, &self.metrics);
@@ -76,14 +85,16 @@ impl ReloadBase {
             config: new_config,
             ignored_keys,
             tls,
+            allowed_hosts: Arc::new(allowed_hosts),
         })
     }
 }
 
 impl PreparedReload {
-    /// Logs the warnings about the new configuration, and each key whose new value is ignored.
+    /// Logs the warnings about the new configuration, the domains that were loaded, and each key whose new value is ignored.
     pub fn log_warnings(&self) {
         log_config_warnings(&self.config);
+        self.allowed_hosts.log_loaded_files();
         for key in &self.ignored_keys {
             log::warn!(key = *key, fix = "restart the server"; "restart_required");
         }
@@ -207,6 +218,16 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
     ];
     let differ = restored.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(key, _)| key).collect()
+}
+
+/// Reads the password files of the new configuration. A file that only root may read keeps its password.
+fn reload_passwords(new_config: &mut Config, running: &Config) -> Result<(), ReloadError> {
+    let kept = read_password_files_again(new_config, running)
+        .map_err(|error| ReloadError::Start(error.into()))?;
+    for error in kept {
+        log::error!(reason:% = error, kept = "the old password"; "password_refused");
+    }
+    Ok(())
 }
 
 /// Loads the key and certificate of the new configuration. If the paths have not changed and permission is denied (for

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::allowed_hosts::LoadedAllowedHosts;
 use super::error::StartError;
 use super::recipients::RecipientSource;
 use super::reload::PreparedReload;
@@ -20,6 +21,8 @@ pub struct RunningServer {
     /// The configuration in force.
     pub config: Config,
     pub stores: Arc<ConfiguredOrCustomStore>,
+    /// The accepted domains, those of files included.
+    pub allowed_hosts: Arc<LoadedAllowedHosts>,
     pub recipients: RecipientSource,
     /// Settings of new connections; open connections keep the settings they started with.
     pub settings: Arc<SharedSettings>,
@@ -30,7 +33,7 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    /// Loads the certificate, opens the store and starts its writers. Starts no other thread.
+    /// Reads the files of GM_ALLOWED_HOSTS, opens the store and starts its writers. Starts no other thread.
     ///
     /// # Errors
     /// [`StartError`].
@@ -42,9 +45,12 @@ impl RunningServer {
         metrics: Arc<Metrics>,
         stack_octets: usize,
     ) -> Result<RunningServer, StartError> {
+        let allowed_hosts = LoadedAllowedHosts::load(&config)?;
+        allowed_hosts.log_loaded_files();
         let store = stores.start(&config, &metrics)?;
         let session = Arc::new(SessionSettings {
             recipient_hook: recipients.start_hook(&stores, &config, &metrics)?,
+            allowed_hosts: allowed_hosts.domains().clone(),
             ..session_settings(&config)
         });
         let settings = SharedSettings::new(ConnectionSettings {
@@ -71,6 +77,7 @@ impl RunningServer {
             pool: AcceptPool::new(Box::new(limits), metrics, Box::new(serve), stack_octets),
             config,
             stores: Arc::new(stores),
+            allowed_hosts: Arc::new(allowed_hosts),
             recipients,
             settings,
             writers: store.writers,
@@ -89,6 +96,7 @@ impl RunningServer {
             config,
             tls,
             store,
+            allowed_hosts,
             recipient_hook,
             ..
         } = prepared;
@@ -109,6 +117,7 @@ impl RunningServer {
         let configured_session = Arc::new(SessionSettings {
             recipient_hook: recipient_hook
                 .unwrap_or_else(|| settings.configured_session.recipient_hook.clone()),
+            allowed_hosts: allowed_hosts.domains().clone(),
             ..session_settings(&config)
         });
         self.retired.retain(|writers| !writers.are_finished());
@@ -129,6 +138,26 @@ impl RunningServer {
         };
         self.settings.change_snapshot(|_| changed);
         self.config = config;
+        self.allowed_hosts = allowed_hosts;
         is_renewed
+    }
+
+    /// Replaces the accepted domains of new sessions, unless a reload has replaced `old` meanwhile.
+    pub fn replace_allowed_hosts(
+        &mut self,
+        old: &Arc<LoadedAllowedHosts>,
+        renewed: &Arc<LoadedAllowedHosts>,
+    ) {
+        if !Arc::ptr_eq(&self.allowed_hosts, old) {
+            return;
+        }
+        self.allowed_hosts = Arc::clone(renewed);
+        self.settings.change_snapshot(|current| ConnectionSettings {
+            configured_session: Arc::new(SessionSettings {
+                allowed_hosts: renewed.domains().clone(),
+                ..SessionSettings::clone(&current.configured_session)
+            }),
+            ..current.clone()
+        });
     }
 }

@@ -17,7 +17,14 @@ pub struct AcceptedDomains {
     names: Arc<ExactAndWildcardDomains>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Builds a set item by item.
+#[derive(Debug, Default)]
+pub struct AcceptedDomainsBuilder {
+    any: bool,
+    names: ExactAndWildcardDomains,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct ExactAndWildcardDomains {
     hosts: HashSet<Box<str>>,
     /// The domains of `*.` items: `example.com` for `*.example.com`.
@@ -51,32 +58,24 @@ impl AcceptedDomains {
     pub fn from_host_patterns<'a>(
         items: impl IntoIterator<Item = &'a str>,
     ) -> Result<AcceptedDomains, InvalidAllowedHostsItem> {
-        let mut any = false;
-        let mut names = ExactAndWildcardDomains::default();
-        for item in items {
-            let invalid_item = |expected| InvalidAllowedHostsItem {
-                item: item.to_owned(),
-                expected,
-            };
-            match item.strip_prefix("*.") {
-                _ if item == "*" || item == "." => any = true,
-                Some(parent) => {
-                    let parent = canonical_domain_or_error_text(parent).map_err(invalid_item)?;
-                    names.parents.insert(parent);
-                }
-                None if domain::is_address_literal(item) => {
-                    names.hosts.insert(domain::canonicalize_domain(item).into());
-                }
-                None => {
-                    let host = canonical_domain_or_error_text(item).map_err(invalid_item)?;
-                    names.hosts.insert(host);
-                }
-            }
+        let mut builder = AcceptedDomainsBuilder::default();
+        items
+            .into_iter()
+            .try_for_each(|item| builder.add_host_pattern(item))?;
+        Ok(builder.build())
+    }
+
+    /// Returns a builder that has all items of this set.
+    pub fn to_builder(&self) -> AcceptedDomainsBuilder {
+        AcceptedDomainsBuilder {
+            any: self.any,
+            names: ExactAndWildcardDomains::clone(&self.names),
         }
-        Ok(AcceptedDomains {
-            any,
-            names: Arc::new(names),
-        })
+    }
+
+    /// Returns the number of distinct items.
+    pub fn item_count(&self) -> usize {
+        usize::from(self.any) + self.names.hosts.len() + self.names.parents.len()
     }
 
     /// Returns whether the server accepts mail for `path`.
@@ -96,6 +95,43 @@ impl AcceptedDomains {
         let ExactAndWildcardDomains { hosts, parents } = &*self.names;
         let host = hosts.iter().min().map(|host| host.to_string());
         host.or_else(|| parents.iter().min().map(|parent| format!("mail.{parent}")))
+    }
+}
+
+impl AcceptedDomainsBuilder {
+    /// Adds one item, as [`AcceptedDomains::from_host_patterns`] describes it.
+    ///
+    /// # Errors
+    /// [`InvalidAllowedHostsItem`] if it can never match.
+    pub fn add_host_pattern(&mut self, item: &str) -> Result<(), InvalidAllowedHostsItem> {
+        let invalid_item = |expected| InvalidAllowedHostsItem {
+            item: item.to_owned(),
+            expected,
+        };
+        match item.strip_prefix("*.") {
+            _ if item == "*" || item == "." => self.any = true,
+            Some(parent) => {
+                let parent = canonical_domain_or_error_text(parent).map_err(invalid_item)?;
+                self.names.parents.insert(parent);
+            }
+            None if domain::is_address_literal(item) => {
+                let literal = domain::canonicalize_domain(item);
+                self.names.hosts.insert(literal.into());
+            }
+            None => {
+                let host = canonical_domain_or_error_text(item).map_err(invalid_item)?;
+                self.names.hosts.insert(host);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the set.
+    pub fn build(self) -> AcceptedDomains {
+        AcceptedDomains {
+            any: self.any,
+            names: Arc::new(self.names),
+        }
     }
 }
 

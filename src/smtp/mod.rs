@@ -25,7 +25,7 @@ mod step;
 mod xclient;
 
 pub use address::{is_helo_name, parse_mail_address, parse_rcpt_address};
-pub use allowed_hosts::{AcceptedDomains, InvalidAllowedHostsItem};
+pub use allowed_hosts::{AcceptedDomains, AcceptedDomainsBuilder, InvalidAllowedHostsItem};
 pub use command::{
     CommandError, MailCommand, Verb, parse_helo_name, parse_rcpt, split_verb_and_argument,
 };

@@ -59,6 +59,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "mail",
             "smtp",
             "config",
+            "os",
             "metrics",
             "sync",
         ],
@@ -202,6 +203,17 @@ fn smtp_module_uses_no_socket_clock_thread_or_log() {
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn only_the_program_reads_environment_variables() {
+    for (file, code) in sources() {
+        let reads = ["var", "var_os", "vars", "vars_os"]
+            .iter()
+            .any(|function| code.contains(&format!("env::{function}(")));
+        let may_read = ["main", "daemon"].contains(&part(&file).as_str());
+        assert!(may_read || !reads, "{}", file.display());
+    }
 }
 
 #[test]

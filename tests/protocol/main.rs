@@ -1,8 +1,10 @@
 //! Tests that need no other program and no root: sessions, the SQLite store, TLS, limits, commands and the sources.
 
+mod allowed_hosts_files;
 mod architecture;
 mod arguments;
 mod auth_http;
+mod benchmarks;
 mod capacity;
 mod check;
 mod check_sqlite;
@@ -15,6 +17,7 @@ mod dialogs;
 mod discarding;
 mod documentation;
 mod domains;
+mod environment;
 mod file_modes;
 mod growing;
 mod hold;
@@ -24,6 +27,7 @@ mod log;
 mod memory;
 mod named;
 mod panics;
+mod password_files;
 mod pid_file;
 mod pipelining;
 mod privileges;

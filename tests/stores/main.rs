@@ -14,6 +14,7 @@ mod mysql_driver;
 mod mysql_faults;
 mod mysql_hanging;
 mod mysql_tls;
+mod password_files;
 mod promise_mysql;
 mod readiness;
 mod recipient_query;

@@ -1,6 +1,6 @@
 //! Durability with MariaDB: after kill -9 under load every acknowledged mail is in the database exactly once.
 //!
-//! Like an MTA, a client that got no reply or a 451 sends its mail again. GOGUERRILLA_ROUNDS is the number of rounds of
+//! Like an MTA, a client that got no reply or a 451 sends its mail again. GUERRILLA_TEST_ROUNDS is the number of rounds of
 //! each test; the default is small, to keep the suite short.
 
 use testkit::kill_rounds_mysql::{Victim, kill_and_check, rounds};

@@ -2,7 +2,7 @@
 //!
 //! Each run checks that every 250 has its mail in the store, that the server neither crashes nor panics (or refuses to
 //! start with exit status 1 and one line), and that it serves again after the fault. strace counts calls per thread, so
-//! one run may meet a fault in several threads. GOGUERRILLA_ROUNDS limits the runs per kind; with 1000, as in `make
+//! one run may meet a fault in several threads. GUERRILLA_TEST_ROUNDS limits the runs per kind; with 1000, as in `make
 //! soak`, every kind ends with a run that met no fault.
 
 use std::env;
@@ -80,7 +80,7 @@ fn no_mail_is_lost_if_every_nth_mmap_of_the_shared_memory_file_fails() {
 #[test]
 fn address_space_limit_of_any_size_loses_no_mail() {
     // Larger steps keep the default run short.
-    let (times, sizes_to_try) = match env::var("GOGUERRILLA_ROUNDS") {
+    let (times, sizes_to_try) = match env::var("GUERRILLA_TEST_ROUNDS") {
         Ok(_) => (1.2, 60),
         Err(_) => (8.0, MAX_SIZES),
     };
@@ -513,12 +513,13 @@ fn attempt(account: &mut Account, address: SocketAddr, marker: &str) -> io::Resu
 }
 
 fn rounds() -> usize {
-    env::var("GOGUERRILLA_ROUNDS").map_or(20, |rounds| rounds.parse().expect("a number of rounds"))
+    env::var("GUERRILLA_TEST_ROUNDS")
+        .map_or(20, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
-/// Returns the time limit for one kind of fault; there is none if GOGUERRILLA_ROUNDS is set.
+/// Returns the time limit for one kind of fault; there is none if GUERRILLA_TEST_ROUNDS is set.
 fn time_limit() -> Duration {
-    match env::var("GOGUERRILLA_ROUNDS") {
+    match env::var("GUERRILLA_TEST_ROUNDS") {
         Ok(_) => Duration::MAX,
         Err(_) => Duration::from_secs(20),
     }

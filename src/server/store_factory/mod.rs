@@ -66,6 +66,11 @@ impl ConfiguredOrCustomStore {
         }
     }
 
+    /// Returns whether the configuration selects the store.
+    pub fn is_configured(&self) -> bool {
+        matches!(self, ConfiguredOrCustomStore::Configured(_))
+    }
+
     /// Starts what asks the store's database which recipients exist (GM_RECIPIENT_QUERY). Returns `None` if the query is not
     /// configured, and for a store of the embedding program.
     ///

@@ -250,7 +250,7 @@ fn trial_mail_domains(config: &Config) -> TrialMailDomains {
 fn redis_settings(config: &Config) -> Option<RedisSettings> {
     (!config.redis_urls.is_empty()).then(|| RedisSettings {
         urls: config
-            .redis_urls
+            .redis_urls_with_password()
             .iter()
             .map(|url| url.reveal().to_owned())
             .collect(),

@@ -272,7 +272,7 @@ pub fn stored_markers(galera: &Galera) -> HashMap<String, usize> {
     markers
 }
 
-/// Returns the number of rounds: GOGUERRILLA_ROUNDS, by default 0 because the cluster tests kill nodes as well.
+/// Returns the number of rounds: GUERRILLA_TEST_ROUNDS, by default 0 because the cluster tests kill nodes as well.
 pub fn rounds() -> usize {
-    std::env::var("GOGUERRILLA_ROUNDS").map_or(0, |rounds| rounds.parse().expect("a number"))
+    std::env::var("GUERRILLA_TEST_ROUNDS").map_or(0, |rounds| rounds.parse().expect("a number"))
 }

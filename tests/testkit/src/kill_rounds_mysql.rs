@@ -273,7 +273,8 @@ impl Connection {
 }
 
 pub fn rounds() -> usize {
-    env::var("GOGUERRILLA_ROUNDS").map_or(3, |rounds| rounds.parse().expect("a number of rounds"))
+    env::var("GUERRILLA_TEST_ROUNDS")
+        .map_or(3, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
 /// The time limit for the mails of a long round on a busy machine.

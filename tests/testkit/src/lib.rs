@@ -23,9 +23,11 @@ pub mod rate;
 pub mod recovery;
 pub mod redis;
 pub mod redis_tls;
+pub mod report;
 mod requirements;
 pub mod root;
 mod runner;
+pub mod sample_mails;
 mod server;
 pub mod server_programs;
 pub mod smuggling;
@@ -37,7 +39,7 @@ mod wait;
 
 pub use inventory;
 pub use output::record;
-pub use requirements::{command, needs, needs_program, needs_root};
+pub use requirements::{command, has_program, needs, needs_program, needs_root};
 pub use runner::{Build, Test, binary, cache, root_folder, run, set_build};
 pub use server::{
     Client, Reply, Server, connect_with_small_buffers, incompressible, release_or_debug, run_in,

@@ -19,16 +19,17 @@ pub fn command(program: &str) -> Command {
     Command::new(program)
 }
 
-/// Ends the test as ignored unless this program is in PATH or in a folder of programs for administrators.
+/// Ends the test as ignored unless this program is installed.
 pub fn needs_program(name: &str) {
+    needs(name, has_program(name));
+}
+
+/// Returns whether this program is in PATH or in a folder of programs for administrators.
+pub fn has_program(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders = env::split_paths(&path);
     // Debian installs servers in /usr/sbin, which is not in a user's PATH.
-    let is_in_path = folders.any(|folder| folder.join(name).is_file());
-    needs(
-        name,
-        is_in_path || Path::new("/usr/sbin").join(name).is_file(),
-    );
+    folders.any(|folder| folder.join(name).is_file()) || Path::new("/usr/sbin").join(name).is_file()
 }
 
 /// Ends the test as ignored, with the reason "needs WHAT", unless that is available.

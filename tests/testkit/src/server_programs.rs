@@ -7,20 +7,19 @@ use std::sync::OnceLock;
 
 use super::mariadb::program;
 
-/// Returns the database server: mariadbd, or the program that GOGUERRILLA_TEST_MARIADBD names, which may be MySQL's.
+/// Returns the database server: mariadbd, or the program that GUERRILLA_TEST_MARIADBD names, which may be MySQL's.
 pub fn database_server() -> String {
-    env::var("GOGUERRILLA_TEST_MARIADBD").unwrap_or_else(|_| program("mariadbd"))
+    env::var("GUERRILLA_TEST_MARIADBD").unwrap_or_else(|_| program("mariadbd"))
 }
 
 /// Returns the program that makes MariaDB's system tables.
 pub fn install_db() -> String {
-    env::var("GOGUERRILLA_TEST_MARIADB_INSTALL_DB")
-        .unwrap_or_else(|_| program("mariadb-install-db"))
+    env::var("GUERRILLA_TEST_MARIADB_INSTALL_DB").unwrap_or_else(|_| program("mariadb-install-db"))
 }
 
-/// Returns Redis, or the program that GOGUERRILLA_TEST_REDIS_SERVER names, such as Valkey.
+/// Returns Redis, or the program that GUERRILLA_TEST_REDIS_SERVER names, such as Valkey.
 pub fn redis_server() -> String {
-    env::var("GOGUERRILLA_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+    env::var("GUERRILLA_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
 /// Returns whether Redis is Valkey.
@@ -32,7 +31,7 @@ pub fn is_valkey() -> bool {
 
 /// Returns whether the server under test reaches databases by Unix sockets if a test does not say how.
 pub fn uses_unix_sockets() -> bool {
-    env::var("GOGUERRILLA_TEST_TRANSPORT").is_ok_and(|transport| transport == "unix")
+    env::var("GUERRILLA_TEST_TRANSPORT").is_ok_and(|transport| transport == "unix")
 }
 
 /// Returns what the database server prints for `--version`.

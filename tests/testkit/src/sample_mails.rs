@@ -15,7 +15,7 @@ impl Kind {
     pub fn mails(&self) -> Vec<Vec<u8>> {
         let seeds = 1..=self.count as u64;
         seeds
-            .map(|seed| (self.make)(&mut Random(seed * 0x9e37_79b9)))
+            .map(|seed| (self.make)(&mut Random(seed * FIRST_SEED)))
             .collect()
     }
 }
@@ -84,6 +84,15 @@ pub fn kinds() -> Vec<Kind> {
     kinds
         .map(|(name, count, make)| Kind { name, count, make })
         .collect()
+}
+
+/// Returns a newsletter of about this many octets in HTML, the same each time.
+pub fn html(octets: usize) -> String {
+    let random = &mut Random(FIRST_SEED);
+    let mut mail = header(random, "text/html");
+    let body = newsletter(random, octets.saturating_sub(mail.len()));
+    mail.extend(body);
+    String::from_utf8(mail).expect("ASCII")
 }
 
 /// Pseudo-random numbers: G. Marsaglia's xorshift64*.
@@ -326,6 +335,7 @@ fn quoted_printable(text: &[u8]) -> Vec<u8> {
     encoded
 }
 
+const FIRST_SEED: u64 = 0x9e37_79b9;
 /// Letters, the more frequent ones more often.
 const LETTERS: &[u8] = b"eeeeeeeettttttaaaaaoooooiiiiinnnnnsssshhhhrrrrddlluccmmwwffggyppbvk";
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

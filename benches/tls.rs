@@ -1,28 +1,25 @@
-//! The cost of TLS for the server: full TLS 1.3 handshakes compared with `openssl s_server`, and messages compared with
+//! The cost of TLS for the server: full TLS 1.3 handshakes compared with `openssl s_server`, and mails compared with
 //! plaintext ones.
 
-use std::fmt::Write as _;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::Instant;
 
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, version};
+use testkit::certificates::{KeyKind, Pair};
+use testkit::report::{Table, whole};
 
-use crate::load::{Message, SENDER, USER, expect};
-use crate::median;
+use crate::counts::{COUNTS, is_quick, median};
+use crate::load::{Message, SENDER, USER, expect, open};
 use crate::peer::{Server, free_address, goguerrilla};
 use crate::program::program;
-use testkit::certificates::{KeyKind, Pair};
-
-/// The filter that selects this part alone.
-pub const NAME: &str = "handshakes";
 
 /// A server with a certificate, and a client configuration that trusts it.
 struct TlsServer {
@@ -33,20 +30,13 @@ struct TlsServer {
     config: Arc<ClientConfig>,
 }
 
-/// Measures both and returns two tables.
-pub fn measure() -> String {
-    let mut text = measure_handshakes();
-    text.push('\n');
-    text += &measure_messages();
-    text
-}
-
-fn measure_handshakes() -> String {
-    let mut text = String::from(
-        "| TLS 1.3 full handshake | server | CPU ms each | × openssl | rounds |\n|---|---|---:|---:|---:|\n",
-    );
+/// Measures full handshakes.
+pub fn handshakes() -> Table {
+    let columns = ["certificate", "server", "CPU ms per handshake", "× openssl"];
+    let title = "Full TLS 1.3 handshakes";
+    let mut table = Table::new("handshakes", title, &columns, &["CPU ms per handshake"]);
     for kind in [KeyKind::EcdsaP256, KeyKind::Rsa2048] {
-        let servers = [start_openssl(kind), start_goguerrilla(kind)];
+        let servers = [start_openssl(kind), start_goguerrilla(kind, "discard")];
         let run = |server: &TlsServer, count| {
             let before = server.server.cpu_seconds();
             shake_hands(server, count);
@@ -56,62 +46,94 @@ fn measure_handshakes() -> String {
         for server in &servers {
             run(server, THREADS * 50);
         }
-        for _ in 0..ROUNDS {
+        for _ in 0..COUNTS.rounds {
             for (server, runs) in servers.iter().zip(&mut runs) {
-                runs.push(run(server, HANDSHAKES));
+                runs.push(run(server, COUNTS.handshakes));
             }
         }
         let medians = runs.map(|runs| median(runs.into_iter()));
         for (server, milliseconds) in servers.iter().zip(medians) {
-            let (kind, name, times) = (server.kind, server.name, milliseconds / medians[0]);
-            let _ = writeln!(
-                text,
-                "| {kind:?} | {name} | {milliseconds:.3} | {times:.2} | {ROUNDS} |"
-            );
+            table.push(vec![
+                name_of(server.kind).to_owned(),
+                server.name.to_owned(),
+                format!("{milliseconds:.3}"),
+                format!("{:.2}", milliseconds / medians[0]),
+            ]);
         }
     }
-    text
+    table
 }
 
-/// Measures messages over plaintext and over TLS with the same server. The TLS figures include the handshakes.
-fn measure_messages() -> String {
-    let tls = start_goguerrilla(KeyKind::EcdsaP256);
-    let run = |in_tls: bool| {
-        let before = tls.server.cpu_seconds();
-        deliver(&tls, in_tls);
-        (tls.server.cpu_seconds() - before) * 1_000.0 / (CONNECTIONS * MESSAGES) as f64
-    };
-    let mut runs = [Vec::new(), Vec::new()];
-    for round in 0..=ROUNDS {
-        for (runs, in_tls) in runs.iter_mut().zip([false, true]) {
-            let milliseconds = run(in_tls);
-            // The first round only warms up.
-            if round > 0 {
-                runs.push(milliseconds);
+/// Measures mails over plaintext and over TLS with the same server. The figures include the handshakes.
+pub fn mails() -> Table {
+    let columns = [
+        "load",
+        "server",
+        "mails/s",
+        "CPU s per 1,000 mails",
+        "× plaintext",
+    ];
+    let drawn = ["mails/s", "CPU s per 1,000 mails"];
+    let title = "Mails of 2 KB over TLS 1.3";
+    let mut table = Table::new("tls", title, &columns, &drawn);
+    table.note(
+        "8 connections, implicit TLS with a full handshake on each connection, certificate ECDSA P-256; the client shares the processors and \
+         encrypts as well. Commands are not pipelined, so each reply is a record of its own.",
+    );
+    for store in ["discard", "sqlite"] {
+        let tls = start_goguerrilla(KeyKind::EcdsaP256, store);
+        for (mails, connections) in [(1, 3_000), (50, 120)] {
+            let connections = if is_quick() { THREADS } else { connections };
+            let run = |in_tls: bool| {
+                let (before, started_at) = (tls.server.cpu_seconds(), Instant::now());
+                deliver(&tls, in_tls, connections, mails);
+                let count = (connections * mails) as f64;
+                let rate = count / started_at.elapsed().as_secs_f64();
+                (rate, (tls.server.cpu_seconds() - before) * 1_000.0 / count)
+            };
+            let mut runs = [Vec::new(), Vec::new()];
+            for round in 0..=COUNTS.rounds {
+                for (runs, in_tls) in runs.iter_mut().zip([false, true]) {
+                    let figures = run(in_tls);
+                    // The first round only warms up.
+                    if round > 0 {
+                        runs.push(figures);
+                    }
+                }
+            }
+            let medians = runs.map(|runs| {
+                let rate = median(runs.iter().map(|run| run.0));
+                (rate, median(runs.iter().map(|run| run.1)))
+            });
+            for (how, (rate, cpu)) in ["plaintext", "TLS 1.3"].iter().zip(medians) {
+                table.push(vec![
+                    format!("{mails} mails per connection, store {store}")
+                        .replace("1 mails", "1 mail"),
+                    format!("goguerrilla, {how}"),
+                    whole(rate),
+                    format!("{cpu:.3}"),
+                    format!("{:.2}", cpu / medians[0].1),
+                ]);
             }
         }
     }
-    let medians = runs.map(|runs| median(runs.into_iter()));
-    let mut text = format!(
-        "| {MESSAGES} messages of 2 KB a connection | CPU ms each | × plain | rounds |\n|---|---:|---:|---:|\n"
-    );
-    for (name, milliseconds) in ["plain", "TLS 1.3"].iter().zip(medians) {
-        let times = milliseconds / medians[0];
-        let _ = writeln!(
-            text,
-            "| {name} | {milliseconds:.4} | {times:.2} | {ROUNDS} |"
-        );
+    table
+}
+
+fn name_of(kind: KeyKind) -> &'static str {
+    match kind {
+        KeyKind::EcdsaP256 => "ECDSA P-256",
+        KeyKind::Rsa2048 => "RSA-2048",
     }
-    text
 }
 
 /// Starts goguerrilla with implicit TLS, because the handshake is what is measured.
-fn start_goguerrilla(kind: KeyKind) -> TlsServer {
+fn start_goguerrilla(kind: KeyKind, store: &str) -> TlsServer {
     let address = free_address();
     let at_once = address.to_string();
     let (server, pair) = start_with_pair("goguerrilla", kind, |folder, plain| {
         let settings = [
-            ("GM_STORE", "discard"),
+            ("GM_STORE", store),
             ("GSMTPS_LISTEN_INTERFACE", &at_once),
             ("GSMTP_PUB_KEY", "mx.cert.pem"),
             ("GSMTP_PRV_KEY", "mx.key.pem"),
@@ -199,21 +221,21 @@ fn shake_hands(server: &TlsServer, count: usize) {
     });
 }
 
-/// Delivers [`MESSAGES`] messages over each of [`CONNECTIONS`] connections.
-fn deliver(server: &TlsServer, in_tls: bool) {
+/// Delivers mails over `connections` connections, [`THREADS`] at a time.
+fn deliver(server: &TlsServer, in_tls: bool, connections: usize, mails: usize) {
     in_threads(|| {
-        for _ in 0..CONNECTIONS / THREADS {
+        for _ in 0..connections / THREADS {
             if in_tls {
-                deliver_over(connect(server));
+                deliver_over(connect(server), mails);
             } else {
-                deliver_over(open(server.server.address));
+                deliver_over(open(server.server.address), mails);
             }
         }
     });
 }
 
 /// Delivers messages without pipelining, which is the worst case for TLS: each reply is a separate record.
-fn deliver_over(stream: impl Read + Write) {
+fn deliver_over(stream: impl Read + Write, mails: usize) {
     let content = format!("{}.\r\n", Message::Short.text("\r\n"));
     let mut stream = BufReader::new(stream);
     expect(&mut stream, "220");
@@ -224,7 +246,7 @@ fn deliver_over(stream: impl Read + Write) {
         expect(&mut stream, code);
     };
     say("EHLO client.test\r\n", "250");
-    for _ in 0..MESSAGES {
+    for _ in 0..mails {
         say(&format!("MAIL FROM:<{SENDER}>\r\n"), "250");
         say(&format!("RCPT TO:<{USER}>\r\n"), "250");
         say("DATA\r\n", "354");
@@ -239,14 +261,6 @@ fn connect(server: &TlsServer) -> StreamOwned<ClientConnection, TcpStream> {
     StreamOwned::new(connection.expect("a client"), open(server.address))
 }
 
-fn open(address: SocketAddr) -> TcpStream {
-    let socket = TcpStream::connect(address).expect("the server accepts");
-    socket.set_nodelay(true).expect("an open socket");
-    let timeout = Some(Duration::from_secs(20));
-    socket.set_read_timeout(timeout).expect("an open socket");
-    socket
-}
-
 fn in_threads(run: impl Fn() + Sync) {
     thread::scope(|scope| {
         for _ in 0..THREADS {
@@ -255,8 +269,4 @@ fn in_threads(run: impl Fn() + Sync) {
     });
 }
 
-const ROUNDS: usize = 3;
-const THREADS: usize = 4;
-const HANDSHAKES: usize = 2_000;
-const CONNECTIONS: usize = 120;
-const MESSAGES: usize = 50;
+const THREADS: usize = 8;
