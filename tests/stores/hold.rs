@@ -20,8 +20,12 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(40);
 #[test]
 fn mariadb_killed_and_restarted_after_five_seconds_under_load_defers_no_mail() {
     let mut database = MariaDb::start();
-    let server = database.server(&[STATUS, ("GM_HOLD_SECONDS", "60")]);
-    let load = Load::start(server.address, 40, "restart");
+    let server = database.server(&[
+        STATUS,
+        ("GM_HOLD_SECONDS", "60"),
+        ("GM_MAX_CLIENTS", "4000"),
+    ]);
+    let load = Load::start(server.address, 200, "restart");
     load.wait_for_more(100);
     database.kill();
     let_time_pass(Duration::from_secs(5), "the database is away");
