@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
-use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore};
+use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore, low_space_reason};
 use crate::store::{
     Diagnostic, StoreHealth, StoreOpener, StoreReadError, StoredMailReader, TableName,
 };
@@ -39,7 +39,10 @@ impl StoreFactory for SqliteStoreFactory {
         let opened = SqliteStore::open(&file, &table, metrics).map_err(StartError::Store)?;
         let opened = Mutex::new(Some(opened));
         let checked = file.clone();
-        let readiness_check = move || checked.unready_reason();
+        let readiness_check = move || {
+            let low_space = || low_space_reason(checked.path());
+            checked.unready_reason().or_else(low_space)
+        };
         let counted_in = Arc::clone(metrics);
         let open: StoreOpener = Arc::new(move || {
             let opened = sync::lock(&opened).take();
