@@ -9,6 +9,7 @@ mod document;
 mod environment;
 mod error;
 mod invariants;
+mod keep_days;
 mod listeners;
 mod passwords;
 mod raw;
@@ -33,6 +34,7 @@ pub use builder::ConfigBuilder;
 pub use database_tls::DatabaseTlsMode;
 pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
+pub use keep_days::{EXPECTED_DAYS, parse_days};
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
 ///
@@ -95,6 +97,8 @@ pub struct Config {
     pub(crate) sqlite_file: PathBuf,
     /// GM_MAIL_TABLE: table name, optionally with its database.
     pub(crate) mail_table: String,
+    /// GM_KEEP_DAYS: how long rows are kept; `None` if for ever.
+    pub(crate) keep: Option<Duration>,
     /// GM_SAVE_WORKERS: writer threads of the MySQL store.
     pub(crate) save_workers: usize,
     /// MYSQL_HOST: database hosts in order of preference.
