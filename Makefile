@@ -3,6 +3,7 @@
 .POSIX:
 PORT ?= 2525
 SECONDS ?= 60
+N ?= 10
 
 # The paths of `make install`, below DESTDIR if that is set; docs/install.md explains each.
 PREFIX ?= /usr/local
@@ -17,7 +18,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
     CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build quick test test-deps compat check audit certs bench soak fuzz tools man install uninstall
+.PHONY: run build quick test repeat test-deps compat check audit certs bench soak fuzz tools man install uninstall
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
 # goguerrilla.conf from the sample and a certificate in certs/.
@@ -44,6 +45,7 @@ build:
 check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --test compat -- -D warnings
 	set -e; for features in '' sqlite mysql; do \
 	    cargo clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings; \
 	done
@@ -56,20 +58,25 @@ check:
 	cargo package --locked --allow-dirty --quiet
 
 # Checks a change in under a minute after a build: formatting, lints, and the tests that need no other program and no root.
-# These tests wait for most of their time, so eight of them run at once.
 quick:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo test --locked --test protocol -- --test-threads=8
+	cargo test --locked --test protocol
 
 # Runs every test but those of `make soak` against real clients and servers. First installs those that are missing, if it
 # runs as root on Debian, and otherwise prints their packages: then the tests that need them are ignored. First runs the
-# tests of the program without some stores; the last build is the complete program.
+# tests of the program without some stores; the last build is the complete program. Last, runs each micro-benchmark once,
+# which checks its result.
 test: tools
 	set -e; for features in '' sqlite mysql; do \
 	    cargo test --locked --no-default-features --features "$$features" --lib --test features --test embedding; \
 	done
 	cargo test --locked --workspace --no-fail-fast
+	cargo test --locked --bench micro
+
+# Runs `make test` N times next to a process that takes one core, and prints the seconds and the result of each run.
+repeat:
+	@./tests/repeat $(N)
 
 # Runs the tests of the stores against MySQL, MariaDB, Redis and Valkey of Debian sid, over TCP and Unix sockets, and prints
 # a table. Needs root and debootstrap; takes about twenty minutes, and 2.5 GB below target/compat.

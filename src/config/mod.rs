@@ -13,6 +13,7 @@ mod listeners;
 mod passwords;
 mod raw;
 mod recipient_query;
+mod redis_interface;
 #[cfg(feature = "mysql")]
 mod redis_login;
 mod settings;
@@ -112,6 +113,8 @@ pub struct Config {
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub(crate) redis_urls: Vec<Secret>,
+    /// REDIS_CA: PEM file of further authorities for `rediss://`; `None` if the key is empty.
+    pub(crate) redis_ca: Option<PathBuf>,
     /// The content of REDIS_PASS_FILE after the server has read it; `redis_login` adds it to the URLs.
     pub(crate) redis_password: Secret,
     /// REDIS_PASS_FILE: file that contains `redis_password`.

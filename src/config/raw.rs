@@ -250,6 +250,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("MYSQL_DB", ""),
     ("REDIS_INTERFACE", "127.0.0.1:6379"),
     ("REDIS_PASS_FILE", ""),
+    ("REDIS_CA", ""),
     ("REDIS_EXPIRE_SECONDS", "3600"),
     ("NGINX_AUTH_ENABLED", "N"),
     ("NGINX_AUTH", "127.0.0.1:8025"),

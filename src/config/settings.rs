@@ -8,6 +8,7 @@ use crate::smtp::domain;
 
 use super::database_tls::mysql_tls_warnings;
 use super::raw::{RawConfig, bad_value, find_key};
+use super::redis_interface::unused_redis_ca_warning;
 use super::sqlite_file::parse_sqlite_file_path;
 use super::{Config, ConfigError, DatabaseServerAddress, Secret, StoreKind};
 
@@ -109,6 +110,7 @@ impl RawConfig {
             redis_urls: self.parse_redis_urls()?,
             redis_password: Secret::default(),
             redis_pass_file: self.redis_pass_file()?,
+            redis_ca: self.redis_ca_file(),
             redis_expire_seconds: self.parse_number(
                 "REDIS_EXPIRE_SECONDS",
                 "a number of seconds such as \"3600\"",
@@ -117,6 +119,10 @@ impl RawConfig {
             warnings: Vec::new(),
             value_sources: Vec::new(),
         };
+        warnings.extend(unused_redis_ca_warning(
+            &config.redis_urls,
+            config.redis_ca.as_ref(),
+        ));
         if config.proxy_protocol && config.trusted_proxies().is_empty() {
             warnings.push(NO_TRUSTED_PROXY.to_owned());
         }
@@ -211,47 +217,6 @@ impl RawConfig {
             },
         )
     }
-
-    /// Parses REDIS_INTERFACE: one server, or several nodes of a cluster. The error does not show the value, because it may
-    /// contain a password.
-    fn parse_redis_urls(&self) -> Result<Vec<Secret>, ConfigError> {
-        let text = self.configured_or_default_value("REDIS_INTERFACE").trim();
-        if text.is_empty() {
-            return Ok(Vec::new());
-        }
-        // A comma may be part of a password. If the text after a comma is not an address, the whole value is one URL.
-        let mut pieces = text.split(',').map(str::trim);
-        let first = pieces.next().and_then(redis_url_from_setting);
-        let nodes: Option<Vec<Secret>> = pieces
-            .map(|piece| redis_url_from_setting(piece).filter(|_| !piece.contains('/')))
-            .collect();
-        let first_is_node = |url: &Secret| url.reveal().starts_with("redis://");
-        match (first, nodes) {
-            (Some(first), Some(nodes)) if nodes.is_empty() || first_is_node(&first) => {
-                Ok([vec![first], nodes].concat())
-            }
-            _ => redis_url_from_setting(text).map(|url| vec![url]).ok_or_else(|| ConfigError::BadValue {
-                key: "REDIS_INTERFACE",
-                expected: "\"127.0.0.1:6379\", a socket path, \"redis://user:pass@host:port/db\", several \"host:port\" of a \
-                           Redis Cluster, comma separated, or \"\""
-                    .to_owned(),
-                found: REDACTED.to_owned(),
-            }),
-        }
-    }
-}
-
-fn redis_url_from_setting(text: &str) -> Option<Secret> {
-    let url = match parse_database_address(text, 6379) {
-        _ if text.starts_with("redis://") && text.len() > "redis://".len() => text.to_owned(),
-        Some(DatabaseServerAddress::Tcp(host, port)) if host.contains(':') => {
-            format!("redis://[{host}]:{port}/")
-        }
-        Some(DatabaseServerAddress::Tcp(host, port)) => format!("redis://{host}:{port}/"),
-        Some(DatabaseServerAddress::Socket(path)) => format!("redis+unix://{path}"),
-        None => return None,
-    };
-    Some(Secret(url))
 }
 
 fn parse_domain_or_address_literal(text: &str) -> Option<String> {
@@ -276,7 +241,10 @@ fn parse_optional_socket_address(text: &str) -> Option<Option<SocketAddr>> {
 
 /// Parses `host:port`, `[IPv6]:port`, a host without a port (which gets `default_port`), or the path of a Unix domain
 /// socket. Returns `None` for any other text.
-fn parse_database_address(text: &str, default_port: u16) -> Option<DatabaseServerAddress> {
+pub(super) fn parse_database_address(
+    text: &str,
+    default_port: u16,
+) -> Option<DatabaseServerAddress> {
     if text.starts_with('/') {
         return Some(DatabaseServerAddress::Socket(text.to_owned()));
     }
@@ -301,7 +269,7 @@ fn parse_database_address(text: &str, default_port: u16) -> Option<DatabaseServe
     is_name.then(|| DatabaseServerAddress::Tcp(name.to_owned(), port))
 }
 
-const REDACTED: &str = "something else (not shown, it may hold a password)";
+pub(super) const REDACTED: &str = "something else (not shown, it may hold a password)";
 
 const SERVER_ADDRESS: &str =
     "servers such as \"127.0.0.1:3306\" or \"/run/mysqld/mysqld.sock\", comma separated";

@@ -233,6 +233,8 @@ const STACK_OCTETS: usize = 256 * 1_024;
 
 #[cfg(test)]
 mod tests {
+    use testkit::{assert_took, let_time_pass, wait_for};
+
     use super::*;
 
     fn start(handler: HttpRequestHandler) -> Arc<Listener> {
@@ -317,18 +319,14 @@ mod tests {
         let mut next = connect(0);
         assert_eq!(next.read(&mut [0]).unwrap_or(0), 0);
         drop(idle);
-        let until = Instant::now() + Duration::from_secs(10);
-        while Instant::now() < until {
+        wait_for("a free slot", || {
             let mut socket = connect(0);
             // The server may close this connection, because the idle connections are still ending.
             let _ = socket.write_all(b"GET / HTTP/1.1\r\n\r\n");
             let mut answer = String::new();
             let _ = socket.read_to_string(&mut answer);
-            if answer.starts_with("HTTP/1.1 200") {
-                return;
-            }
-        }
-        panic!("no slot became free");
+            answer.starts_with("HTTP/1.1 200").then_some(())
+        });
     }
 
     #[test]
@@ -339,13 +337,17 @@ mod tests {
         let mut sending = socket.try_clone().unwrap();
         thread::spawn(move || {
             while sending.write_all(b"G").is_ok() {
-                thread::sleep(Duration::from_millis(200));
+                let_time_pass(
+                    Duration::from_millis(200),
+                    "the data rate of a slow request",
+                );
             }
         });
         // The connection is closed, possibly with a reset because an octet was left unread.
         let _ = socket.read_to_end(&mut Vec::new());
-        let seconds = started_at.elapsed().as_secs_f64();
-        assert!((4.9..5.9).contains(&seconds), "{seconds}");
+        let took = started_at.elapsed();
+        assert!(took > Duration::from_millis(4_900), "{took:?}");
+        assert_took(took, Duration::from_secs(5));
     }
 
     #[test]

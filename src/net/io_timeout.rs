@@ -188,8 +188,10 @@ mod tests {
         scan();
         assert_eq!(timeout.clear_io_deadline(), None);
         timeout.set_io_deadline(IoDirection::Read, &command_deadline_after(Duration::ZERO));
-        std::thread::sleep(Duration::from_millis(2));
-        scan();
+        testkit::wait_for("the deadline to pass", || {
+            scan();
+            timeout.io_expiry_reason()
+        });
         assert_eq!((&server).read(&mut [0]).unwrap(), 0);
         assert_eq!(timeout.clear_io_deadline(), Some(IoExpiryReason::TimedOut));
         // A last reply can still be sent.
@@ -207,8 +209,10 @@ mod tests {
                 while (&server).write(&[0; 65_536]).is_ok() {}
                 timeout.clear_io_deadline()
             });
-            std::thread::sleep(Duration::from_millis(2));
-            timeout.shut_down_socket_if_overdue(&server, LoadLevel::Normal);
+            testkit::wait_for("the deadline to pass", || {
+                timeout.shut_down_socket_if_overdue(&server, LoadLevel::Normal);
+                timeout.io_expiry_reason()
+            });
             assert_eq!(writing.join().unwrap(), Some(IoExpiryReason::TimedOut));
         });
     }

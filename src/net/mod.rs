@@ -2,6 +2,8 @@
 
 pub mod accept_pool;
 #[cfg(feature = "mysql")]
+pub mod authorities;
+#[cfg(feature = "mysql")]
 pub mod ca_file;
 mod certificate_chain;
 mod client;

@@ -95,6 +95,7 @@ fn describe_certificate_error(
         } => {
             let names: Vec<&str> = presented
                 .iter()
+                .take(MAX_NAMES_SHOWN)
                 .map(|name| name_in_certificate(name))
                 .collect();
             let (names, expected) = (names.join(", "), expected.to_str());
@@ -140,6 +141,8 @@ fn name_in_certificate(text: &str) -> &str {
     inner.trim_end_matches(')').trim_matches('"')
 }
 
+/// Maximum number of names of a certificate in a text; it may have thousands.
+const MAX_NAMES_SHOWN: usize = 3;
 const VERSION_FIX: &str = "see whether that server supports TLS 1.2 or TLS 1.3";
 
 #[cfg(test)]

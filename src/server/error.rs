@@ -23,7 +23,7 @@ pub enum StartError {
         /// Advice that leads to an address that can be bound.
         fix: &'static str,
     },
-    /// The TLS certificate or key cannot be used.
+    /// The TLS certificate, its key, or a file of authorities cannot be used.
     Tls {
         /// The configuration key, the file and what is wrong with it.
         what: String,

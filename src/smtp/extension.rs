@@ -9,6 +9,8 @@ use super::reply::Reply;
 pub struct ConditionalExtensions {
     /// Whether CHUNKING ([RFC 3030](https://www.rfc-editor.org/rfc/rfc3030)) is offered; `false` after an accepted XCLIENT.
     pub chunking: bool,
+    /// The value of RCPTMAX in LIMITS ([RFC 9422](https://www.rfc-editor.org/rfc/rfc9422)); `None` after an accepted XCLIENT.
+    pub max_recipients: Option<usize>,
     /// Whether STARTTLS ([RFC 3207](https://www.rfc-editor.org/rfc/rfc3207)) is offered, because a key is configured and TLS
     /// is off.
     pub starttls: bool,
@@ -28,6 +30,8 @@ pub fn ehlo_reply(
 ) -> Reply {
     let if_offered = |offered, line| if offered { line } else { "" };
     let chunking = if_offered(offer.chunking, "CHUNKING\n");
+    let limits = (offer.max_recipients).map(|count| format!("LIMITS RCPTMAX={count}\n"));
+    let limits = limits.unwrap_or_default();
     let starttls = if_offered(offer.starttls, "STARTTLS\n");
     let xclient = if_offered(
         offer.xclient,
@@ -35,7 +39,7 @@ pub fn ehlo_reply(
     );
     let text = format!(
         "{host_name}\nPIPELINING\nSIZE {max_content_octets}\n8BITMIME\nSMTPUTF8\n\
-         ENHANCEDSTATUSCODES\n{chunking}{starttls}{xclient}HELP"
+         ENHANCEDSTATUSCODES\n{chunking}{limits}{starttls}{xclient}HELP"
     );
     Reply::new(250, None, Cow::Owned(text))
 }

@@ -4,7 +4,7 @@
 //! `connection` carries out. Every SMTP dialogue can therefore be tested without a socket.
 //!
 //! Implements RFC 5321 (SMTP), 1870 (SIZE), 2034 (enhanced status), 2920 (PIPELINING), 3030 (CHUNKING), 3463 (status codes),
-//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8) and Postfix's XCLIENT.
+//! 3848 (protocol words), 6152 (8BITMIME), 6531 (SMTPUTF8), 9422 (LIMITS) and Postfix's XCLIENT.
 
 mod address;
 mod allowed_hosts;

@@ -3,4 +3,4 @@
 mod accounts;
 mod group_replication;
 
-testkit::main!();
+testkit::main!(2);

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use testkit::ended::run;
-use testkit::{Server, note, run_in, short_mail, test, write_config};
+use testkit::{Server, let_time_pass, note, run_in, short_mail, test, write_config};
 
 /// The keys of a server that root starts and that runs as user nobody.
 const OTHER_USER: [(&str, &str); 2] = [("GUID", "65534"), ("SGID", "65534")];
@@ -387,7 +387,7 @@ fn check_next_to_a_server(ids: &[(&str, &str)]) {
         .execute_batch("ROLLBACK; BEGIN IMMEDIATE")
         .expect("a writer");
     let writer = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(500));
+        let_time_pass(Duration::from_millis(500), "a writer that ends soon");
         drop(other);
     });
     assert_eq!(server.check(), (true, String::new()));
@@ -400,27 +400,34 @@ fn check_names_the_process_that_holds_the_sqlite_lock() {
         "BEGIN IMMEDIATE",
         "PRAGMA locking_mode=EXCLUSIVE; BEGIN IMMEDIATE; COMMIT",
     );
-    for (mode, lock) in [
-        ("WAL", write),
-        ("WAL", exclusive),
-        ("DELETE", write),
-        ("DELETE", "BEGIN EXCLUSIVE"),
-    ] {
-        let folder = TempDir::new().expect("a temporary folder");
-        write_config(folder.path(), &[]);
-        make(folder.path(), &schema(folder.path()));
-        let other = Connection::open(folder.path().join(FILE)).expect("a file");
-        let mode_is_set = other.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(()));
-        mode_is_set.expect("a mode");
-        other.execute_batch(lock).expect("a lock");
-        // The test must not open the file itself: closing it would release the locks of this process (POSIX locks).
-        let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
-        let wanted = format!(
-            "error: GM_SQLITE_FILE: goguerrilla.db: database is locked; another program holds its lock: process {}\n",
-            std::process::id()
-        );
-        assert_eq!((ended.status, ended.stdout), (1, wanted), "{mode} {lock}");
-    }
+    // `check` waits for five seconds, so all cases wait at the same time.
+    thread::scope(|scope| {
+        for (mode, lock) in [
+            ("WAL", write),
+            ("WAL", exclusive),
+            ("DELETE", write),
+            ("DELETE", "BEGIN EXCLUSIVE"),
+        ] {
+            scope.spawn(move || assert_check_names_this_process(mode, lock));
+        }
+    });
+}
+
+fn assert_check_names_this_process(mode: &str, lock: &str) {
+    let folder = TempDir::new().expect("a temporary folder");
+    write_config(folder.path(), &[]);
+    make(folder.path(), &schema(folder.path()));
+    let other = Connection::open(folder.path().join(FILE)).expect("a file");
+    let mode_is_set = other.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(()));
+    mode_is_set.expect("a mode");
+    other.execute_batch(lock).expect("a lock");
+    // The test must not open the file itself: closing it would release the locks of this process (POSIX locks).
+    let ended = run(folder.path(), &["check", "-config=goguerrilla.conf"]);
+    let wanted = format!(
+        "error: GM_SQLITE_FILE: goguerrilla.db: database is locked; another program holds its lock: process {}\n",
+        std::process::id()
+    );
+    assert_eq!((ended.status, ended.stdout), (1, wanted), "{mode} {lock}");
 }
 
 #[test]

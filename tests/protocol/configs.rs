@@ -151,6 +151,7 @@ const KEYS: &[&str] = &[
     "MYSQL_DB",
     "REDIS_INTERFACE",
     "REDIS_PASS_FILE",
+    "REDIS_CA",
     "REDIS_EXPIRE_SECONDS",
     "NGINX_AUTH_ENABLED",
     "NGINX_AUTH",

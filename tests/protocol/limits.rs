@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use testkit::{Client, Server, connect_with_small_buffers, note, short_mail, test, wait_for};
+use testkit::{
+    Client, Server, assert_took, connect_with_small_buffers, let_time_pass, note, short_mail, test,
+    wait_for,
+};
 
 #[test]
 fn per_ip_limit_rejects_further_connections_and_serves_other_addresses() {
@@ -47,7 +50,6 @@ fn one_address_may_use_all_slots_when_no_per_ip_limit_is_set() {
 
 #[test]
 fn slow_clients_on_all_slots_are_shed_so_that_others_are_served() {
-    let timeout = Duration::from_secs(30);
     let server = Server::start(&[("GM_MAX_CLIENTS", "200"), ("GSMTP_TIMEOUT", "30")]);
     let slow: Vec<Client> = (0..200).map(|_| Client::connect(server.address)).collect();
     // Half of the clients send a command slowly, the others a mail.
@@ -72,7 +74,7 @@ fn slow_clients_on_all_slots_are_shed_so_that_others_are_served() {
                     // An error means that the server has closed this connection.
                     let _ = client.socket().write_all(b"x");
                 }
-                thread::sleep(Duration::from_secs(1));
+                let_time_pass(Duration::from_secs(1), "the data rate of slow clients");
             }
         });
         let served = wait_for("a free slot", || {
@@ -87,9 +89,9 @@ fn slow_clients_on_all_slots_are_shed_so_that_others_are_served() {
         served
     });
     note!("served after {served_after:?}");
-    assert!(served_after < timeout / 2, "{served_after:?}");
     // Once one slot is free, no further client is shed.
     let log = server.wait_for_log("reason=shed");
+    // None of them reached the timeout of the configuration.
     assert!(!log.contains("reason=timed_out"), "{log}");
 }
 
@@ -125,16 +127,17 @@ fn client_idle_after_a_delivery_is_shed_before_other_clients() {
         let reply = client.deliver("a@client.test", "u@ours.test", &short_mail("done"));
         assert_eq!(reply.code, 250);
     }
-    // Nine of ten slots are taken: the timeout is 2 s for clients that have delivered, 5 s for others.
-    for client in &mut delivered {
-        client.expect("421 4.4.2 ");
-        client.expect_close();
-    }
+    // Nine of ten slots are taken: the timeout is 2 s for clients that have delivered, 5 s for others. The timeouts become
+    // longer when a slot is free, so the later clients may stay.
+    delivered[0].expect("421 4.4.2 ");
+    delivered[0].expect_close();
+    server.wait_for_log(" reason=shed ");
     let closed_after = since.elapsed();
     assert!(
-        closed_after > Duration::from_millis(1_900) && closed_after < Duration::from_secs(12),
+        closed_after > Duration::from_millis(1_900),
         "{closed_after:?}"
     );
+    assert_took(closed_after, Duration::from_secs(2));
     for client in &mut others {
         client.command("NOOP", "250");
     }
@@ -153,7 +156,7 @@ fn timeouts_are_halved_when_half_of_the_slots_are_taken() {
     clients[1].expect("421 4.4.2 ");
     let closed_after = since.elapsed();
     assert!(
-        closed_after > Duration::from_millis(6_900) && closed_after < Duration::from_secs(13),
+        closed_after > Duration::from_millis(6_900),
         "{closed_after:?}"
     );
     clients[0].command("NOOP", "250");
@@ -167,8 +170,10 @@ fn slow_sender_is_shed_and_fast_senders_stay_when_slots_run_out() {
     let mut slower = server.client();
     slower.begin_data("a@client.test", "u@ours.test");
     wait_for("the slower one to be closed", || {
-        // 1,000 octets per second.
-        thread::sleep(Duration::from_millis(100));
+        let_time_pass(
+            Duration::from_millis(100),
+            "a data rate of 1,000 octets per second",
+        );
         slower.socket().write_all(&[b'x'; 100]).ok();
         server.log().contains("reason=shed").then_some(())
     });
@@ -205,7 +210,10 @@ fn time_waiting_for_the_store_does_not_count_for_the_client_timeout() {
     let mut client = server.client();
     client.begin_data("a@client.test", "u@ours.test");
     store.execute_batch("BEGIN IMMEDIATE").expect("a lock");
-    thread::sleep(Duration::from_secs(2));
+    let_time_pass(
+        Duration::from_secs(2),
+        "a part of the timeout of the client",
+    );
     client.send(b"Subject: late\r\n.\r\n");
     // Longer than the 5 s that a client in the last slot has for its next command.
     client.expect_silence(Duration::from_secs(4));
@@ -246,7 +254,10 @@ impl Senders {
                     client.send(vec![b'x'; due - sent]);
                 }
                 sent = due;
-                thread::sleep(Duration::from_millis(100));
+                let_time_pass(
+                    Duration::from_millis(100),
+                    "a data rate of 5,000 octets per second",
+                );
             }
             for client in &mut clients {
                 client.send("\r\n.\r\n");

@@ -49,7 +49,12 @@ mod status;
 mod table;
 mod time;
 mod tls_files;
+mod waits;
 mod writer;
 mod xclient;
 
-testkit::main!();
+testkit::main!(
+    8,
+    "shutdown::unfinished_message_is_aborted_30_seconds_after_sigterm",
+    "starttls::invalid_new_certificate_is_ignored_and_a_valid_one_is_loaded_without_sighup",
+);

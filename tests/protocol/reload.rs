@@ -29,6 +29,7 @@ fn reload_applies_to_new_sessions_and_open_ones_keep_their_settings() {
     after.expect("220 other.test ");
     let offer = after.command("EHLO client.test", "250").text();
     assert!(offer.contains("SIZE 2000"), "{offer}");
+    assert!(offer.contains("250-LIMITS RCPTMAX=1\n"), "{offer}");
     after.command("MAIL FROM:<a@client.test>", "250");
     after.command("RCPT TO:<u@theirs.test>", "550 5.7.1");
     after.command("RCPT TO:<u@ours.test>", "250");

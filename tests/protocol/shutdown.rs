@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use testkit::steps::wait_until_draining;
 use testkit::tls::TlsServer;
-use testkit::{Client, Server, binary, test, wait_for, write_config};
+use testkit::{AT_ONCE, Client, Server, assert_took, binary, test, wait_for, write_config};
 
 #[test]
 fn sigterm_sends_421_to_idle_clients_at_once() {
@@ -32,7 +32,7 @@ fn sigterm_sends_421_to_idle_clients_at_once() {
             client.expect_close();
         }
         assert!(server.wait().success());
-        assert!(signalled_at.elapsed() < Duration::from_secs(2));
+        assert_took(signalled_at.elapsed(), AT_ONCE);
     }
 }
 
@@ -53,7 +53,7 @@ fn client_in_a_tls_handshake_does_not_delay_the_shutdown() {
     let signalled_at = Instant::now();
     tls.server.signal(Signal::SIGTERM);
     assert!(tls.server.wait().success());
-    assert!(signalled_at.elapsed() < Duration::from_secs(10));
+    assert_took(signalled_at.elapsed(), AT_ONCE);
     let log = tls.server.log();
     assert_eq!(log.matches(" reason=shutdown ").count(), 3, "{log}");
     drop((silent, partial));
@@ -163,7 +163,7 @@ fn second_sigterm_exits_at_once_without_a_false_250() {
     let signalled_at = Instant::now();
     server.signal(Signal::SIGTERM);
     assert!(server.wait().success());
-    assert!(signalled_at.elapsed() < Duration::from_secs(1));
+    assert_took(signalled_at.elapsed(), AT_ONCE);
     client.expect_close();
     assert!(server.list().is_empty());
 }
@@ -178,7 +178,8 @@ fn second_sigterm_exits_even_while_a_reload_hangs() {
     // More signals than the server remembers.
     for _ in 0..20 {
         server.signal(Signal::SIGUSR1);
-        std::thread::sleep(Duration::from_millis(2));
+        // A signal that has not been read yet would be merged with the next one.
+        server.wait_until_idle();
     }
     // The FIFO opens when the server begins to read it; the read blocks as long as this end stays open.
     let _held = wait_for("the reload to read", || {
@@ -193,7 +194,7 @@ fn second_sigterm_exits_even_while_a_reload_hangs() {
     server.signal(Signal::SIGTERM);
     server.signal(Signal::SIGINT);
     assert!(server.wait().success());
-    assert!(signalled_at.elapsed() < Duration::from_secs(5));
+    assert_took(signalled_at.elapsed(), AT_ONCE);
 }
 
 #[test]
@@ -216,8 +217,9 @@ fn unfinished_message_is_aborted_30_seconds_after_sigterm() {
     let signalled_at = Instant::now();
     server.signal(Signal::SIGTERM);
     assert!(server.wait().success());
-    let seconds = signalled_at.elapsed().as_secs_f64();
-    assert!((30.0..33.0).contains(&seconds), "{seconds} s");
+    let took = signalled_at.elapsed();
+    assert!(took >= ABORT_AFTER, "{took:?}");
+    assert_took(took, ABORT_AFTER);
     client.expect("421 4.3.2 ");
     client.expect_close();
     assert!(server.list().is_empty());
@@ -264,6 +266,9 @@ fn begin_message(server: &Server) -> Client {
     client.command("DATA", "354");
     client
 }
+
+/// The time after SIGTERM when messages in progress are aborted.
+const ABORT_AFTER: Duration = Duration::from_secs(30);
 
 /// Locks the SQLite file, as another program that writes to it does.
 fn lock_store(server: &Server) -> Connection {

@@ -25,8 +25,8 @@ use testkit::tls::{
     TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
 };
 use testkit::{
-    Client, Server, TEST_TIMEOUT, connect_with_small_buffers, value, wait_for, wait_for_within,
-    write_config,
+    Client, Server, TEST_TIMEOUT, assert_took, connect_with_small_buffers, value, wait_for,
+    wait_for_within, write_config,
 };
 use testkit::{ended, note, test};
 
@@ -132,8 +132,8 @@ fn incomplete_tls_handshake_times_out_without_a_plaintext_reply() {
                     } else {
                         hear(&mut socket)
                     };
-                    let seconds = began_at.elapsed().as_secs_f64();
-                    assert!(seconds < 3.2, "{} s {}", seconds, first.escape_ascii());
+                    note!("{}", first.escape_ascii());
+                    assert_took(began_at.elapsed(), TIMEOUT);
                     let sent_hello = first.len() == hello.len();
                     assert!(sent_hello || heard.is_empty() || is_alert(&heard));
                     assert_only_records(&heard);
@@ -175,7 +175,7 @@ fn rustsec_2024_0336_close_notify_after_client_hello_uses_no_cpu_time() {
             let began_at = Instant::now();
             assert_only_records(&hear(&mut socket));
             // TLS 1.2 ignores this unauthenticated alert, so the timeout applies.
-            assert!(began_at.elapsed() < Duration::from_millis(3_200));
+            assert_took(began_at.elapsed(), TIMEOUT);
             let used = tls.server.processor_time() - before;
             assert!(used < Duration::from_millis(100), "{used:?}");
         }
@@ -571,28 +571,34 @@ fn tls_client_that_does_not_read_the_quit_reply_is_closed_in_time() {
         ("GM_MAX_RECIPIENTS", "10000"),
     ]);
     let idle_sockets = tls.server.sockets();
-    // Measures how many replies fit into all buffers on the path: at most one for each RCPT that the server read.
     let first = client_that_never_reads(&tls, 10_000);
-    let line = wait_for_disconnects(&tls.server, 1);
+    let mut ended = 1;
+    let mut line = wait_for_disconnects(&tls.server, ended);
     assert!(line.contains(" reason=write_timeout "), "{line}");
     drop(first);
-    let octets = value(&line, "octets").expect("a figure");
-    let most = octets.parse::<usize>().expect("a figure") / REFUSED_RCPT.len();
-    // Around the capacity, in steps that are smaller than one read: for some clients all replies fit except those that are
-    // sent together with the 221.
-    let clients: Vec<TlsClient> = (0..16)
-        .map(|step| client_that_never_reads(&tls, (most + step * 25).saturating_sub(300)))
-        .collect();
-    wait_for_disconnects(&tls.server, 1 + clients.len());
-    wait_for("all connections to be closed", || {
-        (tls.server.sockets() <= idle_sockets).then_some(())
+    // The kernel may give later connections other buffers than the first one, so the capacity is measured again.
+    let log = (0..10).find_map(|_| {
+        // How many replies fit into all buffers on the path: at most one for each RCPT that the server read.
+        let octets = value(&line, "octets").expect("a figure");
+        let most = octets.parse::<usize>().expect("a figure") / REFUSED_RCPT.len();
+        // Around the capacity, in steps that are smaller than one read: for some clients all replies fit except those that
+        // are sent together with the 221.
+        let clients: Vec<TlsClient> = (0..16)
+            .map(|step| client_that_never_reads(&tls, (most + step * 25).saturating_sub(300)))
+            .collect();
+        ended += clients.len();
+        line = wait_for_disconnects(&tls.server, ended);
+        wait_for("all connections to be closed", || {
+            (tls.server.sockets() <= idle_sockets).then_some(())
+        });
+        let figures = figures(&tls.server);
+        let replied = figures["goguerrilla_replies_total{code=\"221\"}"];
+        let log = tls.server.log();
+        let went_out = log.matches(" reason=quit ").count();
+        note!("{replied} × 221 replied, of which {went_out} were sent");
+        (replied > went_out as f64).then_some(log)
     });
-    let figures = figures(&tls.server);
-    let replied = figures["goguerrilla_replies_total{code=\"221\"}"];
-    let log = tls.server.log();
-    let went_out = log.matches(" reason=quit ").count();
-    note!("{replied} × 221 replied, of which {went_out} were sent");
-    assert!(replied > went_out as f64, "{log}");
+    let log = log.expect("a client whose last replies do not fit");
     for line in log.lines().filter(|line| line.contains(" disconnected ")) {
         let is_known = ["quit", "write_timeout"]
             .iter()
@@ -684,7 +690,7 @@ fn read_while_sending_slowly(socket: &mut TcpStream, octets: &[u8]) -> Vec<u8> {
         .set_read_timeout(Some(Duration::from_secs(1)))
         .expect("an open socket");
     let mut heard = Vec::new();
-    for octet in octets.iter().take(10) {
+    for octet in octets.iter().take(60) {
         match socket.read_to_end(&mut heard) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             _ => return heard,
@@ -693,7 +699,7 @@ fn read_while_sending_slowly(socket: &mut TcpStream, octets: &[u8]) -> Vec<u8> {
             return heard;
         }
     }
-    panic!("the connection is still open after ten seconds");
+    panic!("the connection is still open after all octets");
 }
 
 /// Asserts that no octet is plaintext.
@@ -727,6 +733,9 @@ fn record_kinds(octets: &[u8]) -> Vec<u8> {
     }
     kinds
 }
+
+/// GSMTP_TIMEOUT of the tests of handshakes.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 const REFUSED_RCPT: &str = "RCPT TO:<u@b.test>\r\n";
 

@@ -15,7 +15,7 @@ use goguerrilla::internals::store::{
     CommitInDoubt, SaveError, SaveMail, SaveQueue, SavedId, StoreHealth, StoreOpener, WriterThreads,
 };
 
-use testkit::{note, test, wait_for};
+use testkit::{AT_ONCE, assert_took, let_time_pass, note, test, wait_for};
 
 /// The outcome of a batch, given its subjects.
 type SaveBehavior = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
@@ -116,8 +116,7 @@ fn failed_mail_does_not_fail_other_mails_of_its_batch() {
     let fixture = Fixture::new(
         || Ok(()),
         |subjects| {
-            // Slow, so that mails share a batch.
-            thread::sleep(SLOW);
+            commit(SLOW);
             let outcome = |subject: &String| match subject.ends_with('7') {
                 true => Err(SaveError::unavailable("not this one")),
                 false => Ok(()),
@@ -157,7 +156,7 @@ fn slow_store_receives_batches_under_load() {
     let fixture = Fixture::new(
         || Ok(()),
         |subjects| {
-            thread::sleep(SLOW);
+            commit(SLOW);
             all_saved(subjects)
         },
     );
@@ -184,7 +183,7 @@ fn several_writers_take_turns_instead_of_splitting_batches() {
         4,
         || Ok(()),
         |subjects| {
-            thread::sleep(FAST);
+            commit(FAST);
             all_saved(subjects)
         },
     );
@@ -230,7 +229,7 @@ fn hanging_writer_does_not_block_other_writers() {
         for number in 0..20 {
             assert_saved(&save(saver, &format!("meanwhile {number}")));
         }
-        assert!(began_at.elapsed() < Duration::from_secs(5));
+        assert_took(began_at.elapsed(), AT_ONCE);
         assert!(!stuck.is_finished());
         drop(release);
         assert_saved(&stuck.join().unwrap());
@@ -264,9 +263,12 @@ fn queued_mail_is_not_saved_after_its_client_disconnected() {
 #[test]
 fn mail_already_passed_to_the_store_is_not_withdrawn() {
     let (release, released) = gate();
+    let (began, has_begun) = mpsc::channel();
+    let began = Mutex::new(began);
     let fixture = Fixture::new(
         || Ok(()),
         move |subjects| {
+            began.lock().unwrap().send(()).unwrap();
             released();
             all_saved(subjects)
         },
@@ -274,8 +276,9 @@ fn mail_already_passed_to_the_store_is_not_withdrawn() {
     thread::scope(|scope| {
         let saver = &fixture.saver;
         let waiting = scope.spawn(move || saver.save(mail("claimed"), &mut || true));
-        // Longer than the second after which a mail that is only queued is withdrawn.
-        thread::sleep(Duration::from_millis(1_300));
+        has_begun.recv().unwrap();
+        // A later mail that is only queued is withdrawn; the ticker has then asked for the claimed one too.
+        assert_unavailable(&saver.save(mail("queued"), &mut || true));
         drop(release);
         assert_saved(&waiting.join().unwrap());
     });
@@ -304,10 +307,7 @@ fn disconnects_are_noticed_while_a_store_hangs_after_the_first_waiter_left() {
                 assert_unavailable(&saved);
                 // `save` checks twice a second whether the client is still connected.
                 let late = began.elapsed().saturating_sub(leaves_after);
-                assert!(
-                    late < Duration::from_millis(1_500),
-                    "{subject}: {late:?} late"
-                );
+                assert_took(late, Duration::from_millis(500));
             });
         }
     });
@@ -325,7 +325,7 @@ fn disconnect_is_noticed_while_one_writer_hangs_and_another_is_busy() {
         Ok(())
     };
     let slow = |subjects: &[String]| {
-        thread::sleep(Duration::from_millis(2));
+        commit(FAST);
         all_saved(subjects)
     };
     let fixture = Fixture::with_writers(2, ready, slow);
@@ -348,8 +348,7 @@ fn disconnect_is_noticed_while_one_writer_hangs_and_another_is_busy() {
                     let client_left = &mut || began.elapsed() > Duration::from_secs(1);
                     if saver.save(mail("busy"), client_left).is_err() {
                         is_noticed.store(true, Ordering::SeqCst);
-                        let waited = began.elapsed();
-                        assert!(waited < Duration::from_millis(2_500), "{waited:?}");
+                        assert_took(began.elapsed(), Duration::from_millis(1_500));
                     }
                 }
             });
@@ -608,6 +607,11 @@ fn mail(subject: &str) -> Mail {
     let mail = Mail::builder().recipient("u@ours.test");
     let mail = mail.content(format!("Subject: {subject}\r\n"));
     mail.build().expect("a mail")
+}
+
+/// Takes the time of a commit, in which mails queue up and later share a batch.
+fn commit(time: Duration) {
+    let_time_pass(time, "a commit, during which mails queue up");
 }
 
 /// The time of a commit on a fast disk.

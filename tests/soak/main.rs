@@ -5,4 +5,4 @@ mod galera;
 mod promise;
 mod promise_mysql;
 
-testkit::main!();
+testkit::main!(1);

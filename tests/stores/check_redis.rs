@@ -160,7 +160,7 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
             "it answers like HTTP",
             "must be the address of a Redis",
         ),
-        (tls.address(), "it answers like TLS", "port without TLS"),
+        (tls.address(), "it answers like TLS", "write rediss://"),
         (
             database.address().to_string(),
             "it answers like MySQL",

@@ -10,7 +10,7 @@ use socket2::SockRef;
 
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::tls::{TlsClient, TlsServer};
-use testkit::{Client, Server, short_mail, stuffed, test, wait_for_within};
+use testkit::{Client, Server, TEST_TIMEOUT, short_mail, stuffed, test, wait_for, wait_for_within};
 
 /// How a client disconnects.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ fn while_the_writer_is_busy(database: &MariaDb, server: &Server, during: impl Fn
             let mut client = server.client();
             client.deliver("a@client.test", "u@ours.test", &short_mail("busy"))
         });
-        wait_for_within("the writer to be busy", Duration::from_secs(10), || {
+        wait_for_within("the writer to be busy", TEST_TIMEOUT, || {
             (database.running_inserts("") > 0).then_some(())
         });
         during();
@@ -143,7 +143,7 @@ fn client_that_sent_octets_and_disconnected_is_detected_as_gone() {
         }
         wait_for_within(
             "the disconnected clients to be detected",
-            Duration::from_secs(12),
+            TEST_TIMEOUT,
             || (withdrawn_mails(server) == disconnected).then_some(()),
         );
     });
@@ -174,8 +174,14 @@ fn commands_sent_while_a_mail_waits_are_answered_in_order() {
         // Separate TLS records, which arrive while the mail is queued.
         client.send("NOOP\r\n");
         client.send("MAIL FROM:<a@client.test>\r\nRCPT TO:<u@ours.test>\r\nDATA\r\n");
-        // Long enough for the server to check whether the client is still connected.
-        thread::sleep(Duration::from_millis(2_500));
+        // When the server has found that a later client left, it has also checked whether this one is still connected.
+        let mut leaves = tls.server.client();
+        leaves.begin_data("a@client.test", "u@ours.test");
+        leaves.send(mail("leaves", ""));
+        drop(leaves);
+        wait_for("the later mail to be withdrawn", || {
+            (withdrawn_mails(&tls.server) == 1).then_some(())
+        });
     });
     for reply in [
         "250 2.0.0 OK : queued",

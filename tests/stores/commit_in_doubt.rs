@@ -157,8 +157,8 @@ fn mail_is_saved_soon_after_a_database_restart_and_stored_once() {
         let node = database.root();
         let recovery = thread::scope(|scope| {
             let recovery = scope.spawn(|| Recovery::measure(&server, &[node], lost_at));
-            // r2d2 and the look-ups have reached their longest pauses by then.
-            thread::sleep(Duration::from_secs(4));
+            let reason = "r2d2 and the look-ups reach their longest pauses";
+            testkit::let_time_pass(Duration::from_secs(4), reason);
             database.run();
             recovery.join().expect("a recovery")
         });

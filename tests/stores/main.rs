@@ -20,10 +20,17 @@ mod recipient_query;
 mod recipient_query_faults;
 mod redis_cluster;
 mod redis_faults;
+mod redis_tls;
 mod reload;
 mod status;
 mod storage;
 mod store_change;
 mod table;
 
-testkit::main!();
+testkit::main!(
+    6,
+    "check_mysql::check_names_the_protocol_of_a_server_that_is_not_mysql",
+    "readiness::readyz_is_503_while_the_database_hangs_even_if_no_mail_arrives",
+    "mysql_hanging::commit_that_hangs_while_a_lost_batch_is_repeated_is_detected",
+    "storage::subject_outside_the_column_charset_fails_neither_its_mail_nor_the_batch",
+);

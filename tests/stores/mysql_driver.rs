@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use testkit::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
 use testkit::status::figures;
-use testkit::{Server, binary, short_mail, test, wait_for, wait_for_within};
+use testkit::{
+    AT_ONCE, Server, assert_took, binary, let_time_pass, short_mail, test, wait_for,
+    wait_for_within,
+};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
-/// Maximum time until mail is saved after the cause is removed.
-const MAX_RECOVERY_TIME: Duration = Duration::from_secs(10);
-/// Maximum time until a client gets its reply while the database is unusable.
-const MAX_REPLY_TIME: Duration = Duration::from_secs(2);
+/// Maximum time until mail is saved after the cause is removed: ten times the expected ten seconds.
+const MAX_RECOVERY_TIME: Duration = Duration::from_secs(100);
 
 /// A malformed answer, and the state of the connection in which the server sends it.
 #[derive(Clone, Copy, Debug)]
@@ -251,16 +252,19 @@ fn malformed_database_answers_defer_mail_and_service_recovers() {
         let of = format!("{malformed:?}");
         // A connection that committed less than 20 ms ago is reused without a ping, and a batch in progress on it would
         // be retried for 20 s.
-        thread::sleep(Duration::from_millis(100));
+        let_time_pass(
+            Duration::from_millis(100),
+            "the time in which a connection is used without a ping",
+        );
         fake.answer(Some(*malformed));
         let (code, took) = deliver(&server);
         assert!(
-            code == 451 && took < MAX_REPLY_TIME,
+            code == 451 && took < AT_ONCE * 10,
             "{of}: {code} after {took:?}"
         );
         let (code, took) = deliver(&server);
         assert!(
-            code == 451 && took < MAX_REPLY_TIME,
+            code == 451 && took < AT_ONCE * 10,
             "{of}: {code} after {took:?}"
         );
         for arguments in [&["check"][..], &["list"], &["show", &"0".repeat(32)]] {
@@ -420,10 +424,7 @@ fn mariadb_ed25519_account_can_log_in() {
 
     let wrong = database.server(&[("MYSQL_PASS", "another")]);
     let (code, took) = deliver(&wrong);
-    assert!(
-        code == 451 && took < MAX_REPLY_TIME,
-        "{code} after {took:?}"
-    );
+    assert!(code == 451 && took < AT_ONCE * 10, "{code} after {took:?}");
     assert_fails_in_one_line(&wrong, &["check"], "a wrong password");
 }
 
@@ -438,11 +439,7 @@ fn password_too_long_for_rsa_login_is_a_one_line_error() {
     let server = Server::start(&with_hosts(&hosts, &[STATUS, ("MYSQL_PASS", &long)]));
     let started_at = Instant::now();
     assert_eq!(deliver(&server).0, 451);
-    assert!(
-        started_at.elapsed() < MAX_REPLY_TIME,
-        "{:?}",
-        started_at.elapsed()
-    );
+    assert_took(started_at.elapsed(), AT_ONCE);
     assert_fails_in_one_line(&server, &["check"], "a long password");
     assert!(panics_of_the_driver(&server) > 0.0);
     let log = server.wait_for_log("shorten MYSQL_PASS");

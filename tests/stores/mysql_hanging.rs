@@ -10,13 +10,15 @@ use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::mariadb::{FIELD_TABLE, MariaDb, USER, with_hosts};
 use testkit::server_programs::is_mysql;
 use testkit::status::get;
-use testkit::{Reply, Server, short_mail, stuffed, test, wait_for, wait_for_within};
+use testkit::{
+    AT_ONCE, Reply, Server, assert_took, short_mail, stuffed, test, wait_for, wait_for_within,
+};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
-/// Maximum time until the reply: 10 s for the COMMIT, 10 s until the batch is given up, and a margin.
-const MAX_REPLY_TIME: Duration = Duration::from_secs(40);
-/// Maximum time until mail is saved after the COMMIT has ended.
-const MAX_RECOVERY_TIME: Duration = Duration::from_secs(10);
+/// Maximum time until the reply: ten times the expected 20 s, 10 s for the COMMIT and 10 s until the batch is given up.
+const MAX_REPLY_TIME: Duration = Duration::from_secs(200);
+/// Maximum time until mail is saved after the COMMIT has ended: ten times the expected ten seconds.
+const MAX_RECOVERY_TIME: Duration = Duration::from_secs(100);
 
 /// Starts a database whose COMMITs wait for a replica that does not exist, between [`hang`] and [`release`].
 fn semi_synchronous() -> MariaDb {
@@ -97,7 +99,7 @@ fn host_with_a_hanging_commit_gets_no_further_mail() {
     let (reply, took) = thread::scope(|scope| {
         let hanging = scope.spawn(|| deliver(&server, "hanging"));
         // The batch has been with the store for more than 5 s.
-        let reason = wait_for_within("/readyz 503", Duration::from_secs(10), || {
+        let reason = wait_for_within("/readyz 503", Duration::from_secs(50), || {
             let (code, reason) = get(&server, "/readyz");
             (code == 503).then_some(reason)
         });
@@ -111,7 +113,7 @@ fn host_with_a_hanging_commit_gets_no_further_mail() {
         for number in 0..10 {
             let (reply, took) = deliver(&server, &format!("refused {number}"));
             assert_eq!(reply.code, 451);
-            assert!(took < Duration::from_secs(1), "{took:?}");
+            assert_took(took, AT_ONCE);
         }
         hanging.join().expect("a reply")
     });
@@ -122,10 +124,7 @@ fn host_with_a_hanging_commit_gets_no_further_mail() {
     assert_eq!(commits(&database), 1);
     // The server no longer waits for the COMMIT, and still sends no mail to the host.
     let (reply, took) = deliver(&server, "refused too");
-    assert!(
-        reply.code == 451 && took < Duration::from_secs(1),
-        "{took:?}"
-    );
+    assert!(reply.code == 451 && took < AT_ONCE * 10, "{took:?}");
     assert_eq!(get(&server, "/readyz").0, 503);
     assert_eq!(commits(&database), 1);
     let (is_ok, output) = server.check();
@@ -179,7 +178,7 @@ fn commit_hanging_on_one_host_does_not_block_other_hosts() {
     assert_eq!(reply.code, 451, "{reply:?}");
     let (reply, took) = deliver(&server, "elsewhere");
     assert!(
-        reply.code == 250 && took < Duration::from_secs(5),
+        reply.code == 250 && took < AT_ONCE * 10,
         "{took:?}: {reply:?}"
     );
     assert_eq!(second.count(), 1);
@@ -210,7 +209,7 @@ fn hanging_commit_of_a_lost_connection_is_found_in_the_process_list() {
         assert_eq!(commits(&database), 1);
         let (reply, took) = deliver(&server, "refused");
         assert_eq!(reply.code, 451, "{reply:?}");
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_took(took, AT_ONCE);
         release(&database);
         hanging.join().expect("a reply")
     });
@@ -238,10 +237,7 @@ fn commit_that_hangs_while_a_lost_batch_is_repeated_is_detected() {
     assert_eq!(commits(&database), 1);
     server.wait_for_log(" commit_hangs ");
     let (reply, took) = deliver(&server, "refused");
-    assert!(
-        reply.code == 451 && took < Duration::from_secs(1),
-        "{took:?}"
-    );
+    assert!(reply.code == 451 && took < AT_ONCE * 10, "{took:?}");
     assert_eq!(commits(&database), 1);
     release(&database);
     wait_until_ready(&server);
@@ -270,7 +266,7 @@ fn commit_blocked_by_a_global_read_lock_gets_no_false_250_and_recovers() {
     wait_for("the COMMIT to wait for the lock", || {
         (commits(&database) == 1).then_some(())
     });
-    wait_for_within("/readyz 503", Duration::from_secs(10), || {
+    wait_for_within("/readyz 503", Duration::from_secs(50), || {
         (get(&server, "/readyz").0 == 503).then_some(())
     });
     locker.query_drop("UNLOCK TABLES").expect("unlocked");

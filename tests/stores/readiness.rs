@@ -10,12 +10,15 @@ use nix::sys::signal::Signal;
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::status::get;
 use testkit::steps::deliver_from;
-use testkit::{Server, test, wait_for, wait_for_within};
+use testkit::{
+    AT_ONCE, Server, assert_took, check_for, let_time_pass, test, wait_for, wait_for_within,
+};
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 
-/// Maximum time until a failure is detected without mail: 5 s for an answer, plus the interval of 2 s between checks.
-const MAX_DETECTION_TIME: Duration = Duration::from_secs(20);
+/// Maximum time until a failure is detected without mail: ten times the expected 7 s, of which 5 s are for an answer and 2 s
+/// the interval between checks.
+const MAX_DETECTION_TIME: Duration = Duration::from_secs(70);
 
 /// Longer than 20 ms: a connection that committed less than 20 ms ago is reused without a ping.
 const PING_AFTER: Duration = Duration::from_millis(100);
@@ -46,7 +49,10 @@ fn database_refusing_connections_defers_the_first_mail_at_once() {
             wait_for("mail to be saved", || {
                 (deliver(&server).0 == 250).then_some(())
             });
-            thread::sleep(PING_AFTER);
+            let_time_pass(
+                PING_AFTER,
+                "the time in which a connection is used without a ping",
+            );
             if is_killed {
                 // The socket file remains and refuses connections.
                 database.kill();
@@ -55,10 +61,10 @@ fn database_refusing_connections_defers_the_first_mail_at_once() {
             }
             let (code, took) = deliver(&server);
             assert_eq!(code, 451, "{hosts}");
-            assert!(took < Duration::from_secs(1), "{hosts}: {took:?}");
+            assert_took(took, AT_ONCE);
             let (code, took) = deliver(&server);
             assert_eq!(code, 451, "{hosts}");
-            assert!(took < Duration::from_secs(1), "{hosts}: {took:?}");
+            assert_took(took, AT_ONCE);
             database.run();
         }
     }
@@ -83,7 +89,8 @@ fn mail_in_progress_is_deferred_at_once_when_every_host_refuses_connections() {
         waiting.join().expect("a reply")
     });
     assert_eq!(code, 451);
-    assert!(took < Duration::from_secs(4), "{took:?}");
+    // Less than the 20 s for which a batch is tried again.
+    assert_took(took, Duration::from_secs(1));
 }
 
 #[test]
@@ -129,10 +136,9 @@ fn readyz_is_503_while_the_database_hangs_even_if_no_mail_arrives() {
     let reason = wait_for_state(&server, 503);
     assert!(reason.starts_with("store: "), "{reason}");
     // The state stays the same while pings and attempts to connect alternate.
-    for _ in 0..30 {
+    check_for(Duration::from_secs(15), || {
         assert_eq!(get(&server, "/readyz").0, 503);
-        thread::sleep(Duration::from_millis(500));
-    }
+    });
     database.signal(Signal::SIGCONT);
     wait_for_state(&server, 200);
     assert_eq!(deliver(&server).0, 250);

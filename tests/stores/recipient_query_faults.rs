@@ -47,7 +47,7 @@ fn recipients_are_deferred_while_the_database_is_away_and_a_cached_yes_stands() 
     let server = server_of(&database, &[("GM_RECIPIENT_CACHE_SECONDS", "1")]);
     ask(&server, "expired@ours.test", "250 ");
     ask(&server, "nobody@ours.test", UNKNOWN);
-    thread::sleep(Duration::from_secs(1));
+    testkit::let_time_pass(Duration::from_secs(1), "the answers expire");
     ask(&server, "known@ours.test", "250 ");
     for stop in [true, false] {
         match stop {
@@ -68,8 +68,7 @@ fn recipients_are_deferred_while_the_database_is_away_and_a_cached_yes_stands() 
         }
         wait_for_answer(&server, &unasked, "550 5.1.1 ");
         wait_for_answer(&server, "nobody@ours.test", "550 5.1.1 ");
-        // Until the last answer has expired.
-        thread::sleep(Duration::from_secs(1));
+        testkit::let_time_pass(Duration::from_secs(1), "the last answer expires");
     }
     assert!(lookups(&server, "expired_yes") >= 2.0);
     assert!(lookups(&server, "unavailable") >= 4.0);

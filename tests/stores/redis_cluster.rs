@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use testkit::ended::run;
 use testkit::mariadb::MariaDb;
 use testkit::redis::RedisCluster;
-use testkit::{Server, short_mail, test, value, wait_for, wait_for_within, without_trace};
+use testkit::{
+    AT_ONCE, Server, assert_took, short_mail, test, value, wait_for, wait_for_within, without_trace,
+};
 
-/// The time limit from the final dot to the 250 in an unoptimized build, whatever state the cluster is in.
-const SAVE_LIMIT: Duration = Duration::from_millis(500);
-/// How soon a restarted node must receive bodies again.
-const RECOVERY_LIMIT: Duration = Duration::from_secs(20);
+/// The expected time of a delivery, whatever state the cluster is in: the guarantee is a quarter of a second for Redis alone.
+const SAVE_TIME: Duration = Duration::from_millis(300);
+/// How soon a restarted node must receive bodies again: ten times the expected ten seconds.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(100);
 
 /// Delivers `count` mails and checks `show` for each. Returns how many bodies are in Redis and how many in the table.
 fn deliver(server: &Server, database: &MariaDb, count: usize) -> (usize, usize) {
@@ -25,7 +27,7 @@ fn deliver(server: &Server, database: &MariaDb, count: usize) -> (usize, usize) 
                 "u@ours.test",
                 &short_mail(&number.to_string()),
             );
-            assert!(sent_at.elapsed() < SAVE_LIMIT, "{:?}", sent_at.elapsed());
+            assert_took(sent_at.elapsed(), SAVE_TIME);
             let text = reply.text();
             let hash = text.strip_prefix("250 2.0.0 OK : queued as ");
             hash.unwrap_or_else(|| panic!("{text}")).to_owned()
@@ -82,9 +84,8 @@ fn assert_list_and_show_name_the_lost_node(server: &Server, cluster: &RedisClust
     let lost = cluster.nodes[1].address();
     let started_at = Instant::now();
     let listed = run(server.folder.path(), &["list", "--limit=1000"]);
-    let took = started_at.elapsed();
     // Rows do not wait for a node that is already known to be unavailable.
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_took(started_at.elapsed(), AT_ONCE);
     assert_eq!(listed.status, 0, "{listed:?}");
     let column = |line: &str, number: usize| {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();

@@ -9,7 +9,7 @@ use testkit::{short_mail, test, wait_for_within};
 
 /// The maximum time until the database's state is known: a check every two seconds, and pauses of up to four seconds between
 /// attempts to connect.
-const DETECTION_LIMIT: Duration = Duration::from_secs(15);
+const DETECTION_LIMIT: Duration = Duration::from_secs(70);
 
 #[test]
 fn readyz_follows_the_availability_of_the_database() {

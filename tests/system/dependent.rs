@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use testkit::{note, test};
+use testkit::{assert_took, note, test};
 
 /// The dependencies and the profile are those of this crate, so that the build finds the dependencies compiled.
 const MANIFEST: &str = r#"
@@ -53,7 +53,8 @@ fn dependent_crate_receives_a_mail_and_shuts_down_in_less_than_a_second() {
         assert_success(&ran.expect("the program"));
     }
     note!("the fastest of three runs took {best:?}");
-    assert!(best < Duration::from_secs(1), "{best:?}");
+    // It takes 0.1 s to save a mail and end; a shutdown that waits for a thread takes seconds.
+    assert_took(best, Duration::from_millis(100));
 }
 
 /// Cargo sets the variable for the tests that it runs.

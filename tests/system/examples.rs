@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::Duration;
 
 use goguerrilla::internals::mail::inflate;
 use nix::sys::signal::{Signal, kill};
@@ -18,7 +17,8 @@ use tempfile::TempDir;
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of};
 use testkit::postgres::Postgres;
 use testkit::{
-    Client, binary, note, short_mail, stuffed, test, under_strace, wait_for, without_trace,
+    Client, binary, note, short_mail, stuffed, test, under_strace, wait_for,
+    wait_until_threads_are, without_trace,
 };
 
 #[test]
@@ -231,8 +231,8 @@ fn postgres_store_refuses_one_mail_of_a_batch_and_saves_the_others() {
                 });
             }
         }
-        // Nothing outside the example shows that the last mails are queued.
-        thread::sleep(Duration::from_millis(300));
+        // The last mails are queued when every thread of the example sleeps.
+        wait_until_threads_are(example.child.id(), 'S');
         drop(lock);
         let replies = clients.iter_mut().map(|client| client.read_reply());
         replies

@@ -2,7 +2,6 @@
 //! through.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
@@ -11,6 +10,7 @@ use tempfile::TempDir;
 use crate::clients::mail;
 use testkit::front::{ProxyProcess, dist_file, with};
 use testkit::ports::free_address;
+use testkit::status::{STATUS, figures};
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
 use testkit::{Client, test, wait_for, without_trace};
@@ -51,7 +51,16 @@ fn haproxy_health_checks_succeed_and_are_not_logged() {
             .count();
         (checks >= 1).then_some(())
     });
-    std::thread::sleep(Duration::from_secs(1));
+    let connections = || {
+        let figures = figures(&front.tls.server);
+        let counts = figures.iter();
+        let counts = counts.filter(|(name, _)| name.starts_with("goguerrilla_connections_total"));
+        counts.map(|(_, count)| count).sum::<f64>()
+    };
+    let before = connections();
+    wait_for("more health checks", || {
+        (connections() >= before + 10.0).then_some(())
+    });
     let log = front.tls.server.log();
     assert!(!log.contains(" disconnected "), "{log}");
     assert!(
@@ -83,6 +92,7 @@ impl Front {
         let tls = TlsServer::start(&[
             ("GSMTP_PROXY_PROTOCOL", "Y"),
             ("GM_TRUSTED_PROXIES", "127.0.0.1"),
+            STATUS,
         ]);
         let (smtp, smtps) = (
             free_address(Ipv4Addr::LOCALHOST.into()),
@@ -114,8 +124,12 @@ impl Front {
             Some(())
         });
         // Removes this connection from the log that the tests check.
-        tls.server.wait_for_log(" disconnected ");
-        std::fs::write(tls.server.path("log"), "").expect("the log");
+        let log = tls.server.wait_for_log(" disconnected ");
+        let kept: Vec<&str> = log
+            .split_inclusive('\n')
+            .filter(|line| !line.contains(" disconnected "))
+            .collect();
+        std::fs::write(tls.server.path("log"), kept.concat()).expect("the log");
         Front {
             haproxy,
             tls,

@@ -25,4 +25,8 @@ mod status;
 mod systemd;
 mod xclient;
 
-testkit::main!();
+testkit::main!(
+    4,
+    "starttls::testssl_and_nmap_find_no_old_tls_version_no_ticket_and_no_weakness",
+    "clock::wall_clock_jump_affects_no_mail_no_session_and_no_certificate_renewal",
+);

@@ -3,7 +3,6 @@
 //!
 //! Each MTA runs in its own chroot, see `tests/mta-root`, with the server as its smarthost.
 
-use std::fs;
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -11,9 +10,10 @@ use tempfile::TempDir;
 
 use crate::clients;
 use testkit::certificates::{KeyKind, Pair};
-use testkit::root::{Daemon, MtaRoot};
+use testkit::mta::{Exim, Mta, Nullmailer, OpenSmtpd, Postfix, Relay, SENDER};
+use testkit::root::MtaRoot;
 use testkit::store::{StoredMail, mails_after};
-use testkit::{Server, test, value, wait_for, wait_for_within, without_trace};
+use testkit::{Server, test, value, wait_at_most, wait_for, wait_for_within, without_trace};
 
 #[test]
 fn postfix_delivers_its_queue_unchanged() {
@@ -135,7 +135,9 @@ fn assert_retries_after_451<M: Mta>() {
     let rows = wait_for_within("the mail to be retried", Duration::from_secs(60), || {
         mta.deliver();
         // The MTA may still be busy with the first attempt.
-        wait_a_second_for(|| Some(rows(&server)).filter(|rows| !rows.is_empty()))
+        wait_at_most(Duration::from_secs(1), || {
+            Some(rows(&server)).filter(|rows| !rows.is_empty())
+        })
     });
     wait_for("an empty queue", || (mta.waiting() == 0).then_some(()));
     assert_eq!(rows.len(), mail.recipients.len());
@@ -184,289 +186,6 @@ fn assert_bounces_after_550<M: Mta>(begins: Option<&str>) {
         let recipients = rows.iter().map(|row| row.recipient.as_str());
         recipients.eq(accepted.iter().copied()).then_some(())
     });
-}
-
-/// A mail server under test as the sending side.
-trait Mta: Sized {
-    const PACKAGE: &str;
-    const KNOWS_SMTPUTF8: bool;
-    /// Whether the MTA delivers to the accepted recipients when others were rejected.
-    const SPLITS: bool = true;
-    /// Configures and starts the MTA in a fresh chroot.
-    fn start(root: MtaRoot, smarthost: u16, in_tls: bool) -> Self;
-    /// Queues a mail, as a local program would submit it.
-    fn queue(&self, recipients: &[&str], mail: &[u8]);
-    /// Makes the MTA retry its queue now, however recent the last attempt was.
-    fn deliver(&self);
-    /// Returns the number of mails in the queue.
-    fn waiting(&self) -> usize;
-    /// Returns the text of all bounces.
-    fn returned(&self) -> String;
-}
-
-/// Exim without a daemon: each invocation of its program ends by itself.
-struct Exim {
-    root: MtaRoot,
-}
-
-impl Mta for Exim {
-    const PACKAGE: &str = "exim4-daemon-light";
-    const KNOWS_SMTPUTF8: bool = true;
-
-    fn start(root: MtaRoot, smarthost: u16, _in_tls: bool) -> Exim {
-        root.make_folder("var/spool/exim4", 61002, 61002, 0o750);
-        let config = "
-primary_hostname = client.test
-log_file_path = /var/spool/exim4/%slog
-keep_environment =
-disable_ipv6
-begin routers
-here:
-  driver = accept
-  domains = client.test
-  transport = box
-smarthost:
-  driver = manualroute
-  route_list = * 127.0.0.1 byname
-  self = send
-  transport = smarthost
-begin transports
-smarthost:
-  driver = smtp
-  port = PORT
-  allow_localhost
-  message_linelength_limit = 1000000
-box:
-  driver = appendfile
-  file = /var/mail/box/returned
-  user = sender
-begin retry
-* * F,1h,1s
-";
-        root.make_folder("var/mail/box", 61001, 61001, 0o755);
-        let config = config.replace("PORT", &smarthost.to_string());
-        root.write("etc/exim4/exim4.conf", config);
-        Exim { root }
-    }
-
-    fn queue(&self, recipients: &[&str], mail: &[u8]) {
-        let queue = ["exim4", "-odq", "-oi", "-f", SENDER];
-        self.root.run(&[&queue, recipients].concat(), mail);
-    }
-
-    fn deliver(&self) {
-        // The second run delivers the bounces that the first run creates.
-        for _ in 0..2 {
-            self.root.run(&["exim4", "-qff"], b"");
-        }
-    }
-
-    fn waiting(&self) -> usize {
-        let count = self.root.run(&["exim4", "-bpc"], b"");
-        count.trim().parse().expect("a figure")
-    }
-
-    fn returned(&self) -> String {
-        self.root.texts("var/mail/box")
-    }
-}
-
-/// Postfix's master process, without the usual shell scripts and without a listening port.
-struct Postfix {
-    _master: Daemon,
-    root: MtaRoot,
-}
-
-impl Mta for Postfix {
-    const PACKAGE: &str = "postfix";
-    const KNOWS_SMTPUTF8: bool = true;
-
-    fn start(root: MtaRoot, smarthost: u16, _in_tls: bool) -> Postfix {
-        let queues = "active bounce corrupt defer deferred flush hold incoming private saved trace";
-        for name in queues.split(' ') {
-            root.make_folder(&format!("var/spool/postfix/{name}"), 61003, 0, 0o700);
-        }
-        root.make_folder("var/spool/postfix/maildrop", 61003, 61006, 0o730);
-        root.make_folder("var/spool/postfix/public", 61003, 61006, 0o710);
-        root.make_folder("var/spool/postfix/pid", 0, 0, 0o755);
-        root.make_folder("var/lib/postfix", 61003, 61003, 0o755);
-        root.make_folder("var/mail/box", 61001, 61001, 0o755);
-        let config = "
-compatibility_level = 3.6
-myhostname = client.test
-mydestination = client.test
-inet_protocols = ipv4
-relayhost = [127.0.0.1]:PORT
-maillog_file = /var/log/mail
-alias_maps =
-local_recipient_maps =
-local_transport = virtual
-virtual_mailbox_base = /var/mail/box
-virtual_mailbox_domains =
-virtual_mailbox_maps = static:returned
-virtual_uid_maps = static:61001
-virtual_gid_maps = static:61001
-smtp_line_length_limit = 0
-smtp_tls_security_level = may
-";
-        let config = config.replace("PORT", &smarthost.to_string());
-        root.write("etc/postfix/main.cf", config);
-        let services = "
-pickup   unix n - n 60 1 pickup
-cleanup  unix n - n - 0 cleanup
-qmgr     unix n - n 300 1 qmgr
-tlsmgr   unix - - n 1000? 1 tlsmgr
-rewrite  unix - - n - - trivial-rewrite
-bounce   unix - - n - 0 bounce
-defer    unix - - n - 0 bounce
-trace    unix - - n - 0 bounce
-flush    unix n - n 1000? 0 flush
-smtp     unix - - n - - smtp
-relay    unix - - n - - smtp
-showq    unix n - n - - showq
-error    unix - - n - - error
-retry    unix - - n - - error
-virtual  unix - n n - - virtual
-scache   unix - - n - 1 scache
-postlog  unix-dgram n - n - 1 postlogd
-";
-        root.write("etc/postfix/master.cf", services);
-        let master = root.start(&["/usr/lib/postfix/sbin/master", "-d"]);
-        wait_for("Postfix to start", || {
-            fs::exists(root.path("var/spool/postfix/public/showq"))
-                .ok()?
-                .then_some(())
-        });
-        Postfix {
-            _master: master,
-            root,
-        }
-    }
-
-    fn queue(&self, recipients: &[&str], mail: &[u8]) {
-        let queue = ["sendmail", "-i", "-f", SENDER];
-        self.root.run(&[&queue, recipients].concat(), mail);
-    }
-
-    fn deliver(&self) {
-        self.root.run(&["postqueue", "-f"], b"");
-    }
-
-    fn waiting(&self) -> usize {
-        self.root.run(&["postqueue", "-j"], b"").lines().count()
-    }
-
-    fn returned(&self) -> String {
-        self.root.texts("var/mail/box")
-    }
-}
-
-struct OpenSmtpd {
-    _smtpd: Daemon,
-    root: MtaRoot,
-}
-
-impl Mta for OpenSmtpd {
-    const PACKAGE: &str = "opensmtpd";
-    const KNOWS_SMTPUTF8: bool = false;
-
-    fn start(root: MtaRoot, smarthost: u16, _in_tls: bool) -> OpenSmtpd {
-        root.make_folder("var/spool/smtpd", 0, 0, 0o711);
-        for name in ["corrupt", "incoming", "purge", "queue", "temporary"] {
-            root.make_folder(&format!("var/spool/smtpd/{name}"), 61005, 0, 0o700);
-        }
-        root.make_folder("var/spool/smtpd/offline", 0, 61005, 0o770);
-        root.make_folder("var/run", 0, 0, 0o755);
-        let config = "
-listen on socket
-table aliases { a = sender }
-action here maildir alias <aliases>
-action there relay host smtp://127.0.0.1:PORT helo client.test
-match from local for domain client.test action here
-match from local for any action there
-";
-        let config = config.replace("PORT", &smarthost.to_string());
-        root.write("etc/smtpd.conf", config);
-        let smtpd = root.start(&["smtpd", "-d"]);
-        wait_for("OpenSMTPD to start", || {
-            fs::exists(root.path("var/run/smtpd.sock"))
-                .ok()?
-                .then_some(())
-        });
-        OpenSmtpd {
-            _smtpd: smtpd,
-            root,
-        }
-    }
-
-    fn queue(&self, recipients: &[&str], mail: &[u8]) {
-        let queue = ["sendmail", "-i", "-f", SENDER];
-        self.root.run(&[&queue, recipients].concat(), mail);
-    }
-
-    fn deliver(&self) {
-        self.root.run(&["smtpctl", "schedule", "all"], b"");
-    }
-
-    fn waiting(&self) -> usize {
-        let envelopes = self.root.run(&["smtpctl", "show", "queue"], b"");
-        let messages: std::collections::HashSet<&str> = envelopes
-            .lines()
-            // An envelope id begins with the id of its message.
-            .filter_map(|line| line.get(..8))
-            .collect();
-        messages.len()
-    }
-
-    fn returned(&self) -> String {
-        self.root.texts("home/sender/Maildir/new")
-    }
-}
-
-/// nullmailer has no local delivery: its bounces would go to the smarthost too, so the failed mails in folder `failed`
-/// count as bounces.
-struct Nullmailer {
-    _send: Daemon,
-    root: MtaRoot,
-}
-
-impl Mta for Nullmailer {
-    const PACKAGE: &str = "nullmailer";
-    const KNOWS_SMTPUTF8: bool = false;
-    const SPLITS: bool = false;
-
-    fn start(root: MtaRoot, smarthost: u16, in_tls: bool) -> Nullmailer {
-        let tls = if in_tls { " --starttls --insecure" } else { "" };
-        let remote = format!("127.0.0.1 smtp --port={smarthost}{tls}\n");
-        root.write("etc/nullmailer/remotes", remote);
-        for pause in ["pausetime", "maxpause"] {
-            root.write(&format!("etc/nullmailer/{pause}"), "1\n");
-        }
-        let trigger = root.path("var/spool/nullmailer/trigger");
-        nix::unistd::mkfifo(&trigger, nix::sys::stat::Mode::from_bits_truncate(0o622))
-            .expect("a pipe is made");
-        let send = root.start(&["nullmailer-send"]);
-        wait_for("nullmailer to start", || {
-            root.texts("tmp").contains("Rescanning").then_some(())
-        });
-        Nullmailer { _send: send, root }
-    }
-
-    fn queue(&self, recipients: &[&str], mail: &[u8]) {
-        let queue = ["nullmailer-inject", "-f", SENDER];
-        self.root.run(&[&queue, recipients].concat(), mail);
-    }
-
-    fn deliver(&self) {}
-
-    fn waiting(&self) -> usize {
-        let queue = fs::read_dir(self.root.path("var/spool/nullmailer/queue"));
-        queue.expect("the queue folder").count()
-    }
-
-    fn returned(&self) -> String {
-        self.root.texts("var/spool/nullmailer/failed")
-    }
 }
 
 /// A test mail without its From, To and Date fields.
@@ -567,7 +286,12 @@ fn server(in_tls: bool) -> Server {
 
 fn start<M: Mta>(server: &Server, in_tls: bool) -> M {
     let root = MtaRoot::with(M::PACKAGE);
-    M::start(root, server.address.port(), in_tls)
+    let relay = Relay {
+        smarthost: server.address.port(),
+        in_tls,
+        listens_on: None,
+    };
+    M::start(root, relay)
 }
 
 fn rows(server: &Server) -> Vec<StoredMail> {
@@ -610,16 +334,3 @@ fn assert_content(row: &StoredMail, mail: &[u8]) {
         assert!(is_known, "{line}");
     }
 }
-
-fn wait_a_second_for<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let started_at = std::time::Instant::now();
-    while started_at.elapsed() < Duration::from_secs(1) {
-        if let Some(answer) = ask() {
-            return Some(answer);
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    None
-}
-
-const SENDER: &str = "a@client.test";

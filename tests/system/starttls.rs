@@ -362,7 +362,7 @@ fn assert_nmap_report_is_clean(text: &str) {
     for wanted in [
         "/tcp open  smtp\n",
         // Printed by the script smtp-commands.
-        "mx.test, PIPELINING, SIZE 131072, 8BITMIME, SMTPUTF8, ENHANCEDSTATUSCODES, CHUNKING, STARTTLS, HELP",
+        "mx.test, PIPELINING, SIZE 131072, 8BITMIME, SMTPUTF8, ENHANCEDSTATUSCODES, CHUNKING, LIMITS RCPTMAX=100, STARTTLS, HELP",
         "smtp-open-relay: Server doesn't seem to be an open relay, all tests failed",
         "Couldn't find any accounts",
         "The SMTP server is not Exim: NOT VULNERABLE",

@@ -9,8 +9,13 @@ pub fn redis_error_fix(error: &str) -> Option<&'static str> {
 }
 
 /// Returns the cause, with its fix, if another protocol than Redis answers at `address`, or if Redis refused the connection
-/// before the first command. Returns `None` for any other cause, and if `error` itself says the cause.
-pub fn explain_redis_connection_error(address: &str, error: &str) -> Option<String> {
+/// before the first command. Returns `None` for any other cause, and if `error` itself says the cause. `uses_tls` is whether
+/// TLS was expected at `address`.
+pub fn explain_redis_connection_error(
+    uses_tls: bool,
+    address: &str,
+    error: &str,
+) -> Option<String> {
     let connect_errors = [
         "refused",
         "timed out",
@@ -18,18 +23,23 @@ pub fn explain_redis_connection_error(address: &str, error: &str) -> Option<Stri
         "unreachable",
         "resolve",
         "lookup",
+        "certificate",
     ];
     if redis_error_fix(error).is_some() || connect_errors.iter().any(|word| error.contains(word)) {
         return None;
     }
     match DetectedServerProtocol::detect_server_protocol(address)? {
+        DetectedServerProtocol::Tls if uses_tls => None,
+        DetectedServerProtocol::Redis if uses_tls => Some(
+            "it answers without TLS; name its tls-port in REDIS_INTERFACE, or write redis:// instead of rediss://".to_owned(),
+        ),
         DetectedServerProtocol::Redis => {
             let refusal = redis_refusal_on_connect(address)?;
             let fix = redis_error_fix(&refusal).map(|fix| format!("; {fix}"));
             Some(refusal + &fix.unwrap_or_default())
         }
         DetectedServerProtocol::Tls => Some(
-            "it answers like TLS; name its port without TLS in REDIS_INTERFACE, or use rediss:// if this version supports it"
+            "it answers like TLS; write rediss://host:port in REDIS_INTERFACE, or name its port without TLS"
                 .to_owned(),
         ),
         peer => Some(format!(

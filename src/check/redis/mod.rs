@@ -7,13 +7,17 @@ use super::driver_panic::run_check_catching_panic;
 use crate::store::Diagnostic;
 use crate::store::redis::cluster::RedisClusterReader;
 use crate::store::redis::{
-    RedisPool, RedisReadConnection, RedisSettings, redis_address_without_login,
+    RedisPool, RedisReadConnection, RedisSettings, is_tls_fault, redis_address_without_login,
 };
 
 /// Returns problems that would keep the server from storing bodies in Redis, and settings that may lose bodies.
 pub fn check_redis_or_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
+    if let Some(error) = settings.authorities_error() {
+        // The server does not start without them.
+        return vec![Diagnostic::error(error.to_string())];
+    }
     run_check_catching_panic("REDIS_INTERFACE", || match settings.urls.as_slice() {
-        [url] => check_standalone_redis(url, settings.expire_seconds),
+        [url] => check_standalone_redis(settings, url),
         _ => check_redis_cluster(settings),
     })
 }
@@ -28,6 +32,7 @@ fn check_redis_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
                 .last()
                 .unwrap_or_default();
             let text = redis_connect_failure_text(
+                settings,
                 &last,
                 &error.to_string(),
                 "bodies go",
@@ -41,10 +46,23 @@ fn check_redis_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     for address in &addresses {
         let key = cluster.find_key_for_node(address, CHECK_KEY);
         match cluster.connection_to_redis_node(address) {
-            Ok(node) => findings.extend(check_redis_node(node, Some(address), key.as_deref())),
+            Ok(node) => {
+                findings.extend(check_redis_node(
+                    settings,
+                    node,
+                    Some(address),
+                    key.as_deref(),
+                ));
+            }
             Err(error) => {
                 let error = error.to_string();
-                let text = redis_connect_failure_text(address, &error, "its bodies go", "start it");
+                let text = redis_connect_failure_text(
+                    settings,
+                    address,
+                    &error,
+                    "its bodies go",
+                    "start it",
+                );
                 findings.push(Diagnostic::warning(text));
             }
         }
@@ -64,15 +82,16 @@ fn check_redis_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
     findings
 }
 
-fn check_standalone_redis(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
-    if let Err(error) = RedisPool::new(url, expire_seconds, 1) {
+fn check_standalone_redis(settings: &RedisSettings, url: &str) -> Vec<Diagnostic> {
+    if let Err(error) = RedisPool::new(settings, url, 1) {
         return vec![Diagnostic::error(error)];
     }
-    match RedisReadConnection::open(url) {
-        Ok(mut redis) => check_redis_node(&mut redis, None, Some(CHECK_KEY)),
+    match RedisReadConnection::open(settings, url) {
+        Ok(mut redis) => check_redis_node(settings, &mut redis, None, Some(CHECK_KEY)),
         Err(error) => {
             let start = "start Redis, or set REDIS_INTERFACE to \"\"";
             let text = redis_connect_failure_text(
+                settings,
                 &redis_address_without_login(url),
                 &error.to_string(),
                 "bodies go",
@@ -85,11 +104,18 @@ fn check_standalone_redis(url: &str, expire_seconds: usize) -> Vec<Diagnostic> {
 
 /// Returns the text for a Redis server that cannot be reached. `bodies` begins the clause that says where bodies go instead;
 /// `start` is the fix if no better one is known.
-fn redis_connect_failure_text(address: &str, error: &str, bodies: &str, start: &str) -> String {
-    match explain_redis_connection_error(address, error) {
+fn redis_connect_failure_text(
+    settings: &RedisSettings,
+    address: &str,
+    error: &str,
+    bodies: &str,
+    start: &str,
+) -> String {
+    match explain_redis_connection_error(settings.uses_tls(), address, error) {
         Some(wrong) => {
             format!("REDIS_INTERFACE: Redis at {address}: {wrong}; {bodies} into column `mail`")
         }
+        None if is_tls_fault(error) => format!("{error}; {bodies} into column `mail`"),
         None => {
             let fix = redis_error_fix(error).unwrap_or(start);
             format!("{error}; {bodies} into column `mail`; {fix}")
@@ -100,18 +126,20 @@ fn redis_connect_failure_text(address: &str, error: &str, bodies: &str, start: &
 /// Returns the findings for one Redis server. `address` is set if the server is a node of a cluster. `key` is the key of the
 /// trial write; `None` if that node owns no hash slots.
 fn check_redis_node(
+    settings: &RedisSettings,
     redis: &mut RedisReadConnection,
     address: Option<&str>,
     key: Option<&str>,
 ) -> Vec<Diagnostic> {
+    let cli = redis_cli(settings);
     let (name, cli) = match address {
-        None => ("Redis".to_owned(), "redis-cli".to_owned()),
+        None => ("Redis".to_owned(), cli),
         Some(address) => {
             let (host, port) = address.rsplit_once(':').unwrap_or((address, "6379"));
             let host = host.trim_matches(['[', ']']);
             (
                 format!("node {address}"),
-                format!("redis-cli -h {host} -p {port}"),
+                format!("{cli} -h {host} -p {port}"),
             )
         }
     };
@@ -123,7 +151,7 @@ fn check_redis_node(
         && let Err(error) = redis.test_redis_write(key)
     {
         let address = redis.address().to_owned();
-        let wrong = explain_redis_connection_error(&address, &error);
+        let wrong = explain_redis_connection_error(settings.uses_tls(), &address, &error);
         let is_wrong = wrong.is_some();
         let (text, fix) = match wrong {
             Some(wrong) => (wrong, None),
@@ -172,6 +200,15 @@ fn check_redis_node(
         ));
     }
     findings
+}
+
+/// Returns the beginning of a command line of redis-cli.
+fn redis_cli(settings: &RedisSettings) -> String {
+    match (&settings.ca_file, settings.uses_tls()) {
+        (_, false) => "redis-cli".to_owned(),
+        (None, true) => "redis-cli --tls".to_owned(),
+        (Some(file), true) => format!("redis-cli --tls --cacert {}", file.display()),
+    }
 }
 
 /// The key that `check` writes and deletes; in a cluster a number is appended.

@@ -297,12 +297,8 @@ mod tests {
         for content in contents {
             let started = Instant::now();
             let summary = MimeSummary::parse(content.as_bytes());
-            // Each content takes less than 1 s on an idle machine. The higher limit allows for a busy machine.
-            assert!(
-                started.elapsed() < Duration::from_secs(10),
-                "{}",
-                &content[..40]
-            );
+            // Each content takes less than 1 s on an idle machine.
+            testkit::assert_took(started.elapsed(), Duration::from_secs(1));
             assert!(summary.attachments.len() <= MAX_PARTS);
         }
     }

@@ -127,6 +127,9 @@ fn body_store_maker(
     let Some(settings) = redis else {
         return Ok(Box::new(|| BodyStore::Table));
     };
+    if let Some(error) = settings.authorities_error() {
+        return Err(error.into());
+    }
     let [url] = settings.urls.as_slice() else {
         let cluster =
             RedisCluster::start(settings, writers, metrics).map_err(StartError::Thread)?;
@@ -134,7 +137,7 @@ fn body_store_maker(
             BodyStore::Cluster(ClusterBodyWriter::new(&cluster))
         }));
     };
-    let pool = RedisPool::new(url, settings.expire_seconds, writers).map_err(StartError::Redis)?;
+    let pool = RedisPool::new(settings, url, writers).map_err(StartError::Redis)?;
     let metrics = Arc::clone(metrics);
     let breaker = RedisCircuitBreaker::new(&metrics);
     // If the Redis thread of a writer cannot be started, that writer stores bodies in the table, so that no mail is lost.
@@ -251,6 +254,7 @@ fn redis_settings(config: &Config) -> Option<RedisSettings> {
             .iter()
             .map(|url| url.reveal().to_owned())
             .collect(),
+        ca_file: config.redis_ca.clone(),
         expire_seconds: config.redis_expire_seconds,
     })
 }

@@ -281,8 +281,11 @@ impl Session {
         self.stats.helo += 1;
         let settings = &self.settings;
         Ok(if extended {
+            let chunking = self.chunking_allowed();
             let offer = ConditionalExtensions {
-                chunking: self.chunking_allowed(),
+                chunking,
+                // After XCLIENT a proxy forwards the commands, and its limits may be lower.
+                max_recipients: chunking.then_some(settings.max_recipients),
                 starttls: self.tls == TlsState::Offered,
                 xclient: self.proxy.is_some(),
             };

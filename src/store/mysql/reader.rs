@@ -35,7 +35,7 @@ enum RedisBodyReader {
 impl RedisBodyReader {
     fn open(settings: &RedisSettings) -> Result<RedisBodyReader, StoreReadError> {
         match settings.urls.as_slice() {
-            [url] => RedisReadConnection::open(url).map(RedisBodyReader::One),
+            [url] => RedisReadConnection::open(settings, url).map(RedisBodyReader::One),
             _ => RedisClusterReader::open(settings).map(RedisBodyReader::Cluster),
         }
     }

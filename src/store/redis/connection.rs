@@ -3,13 +3,15 @@
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use r2d2_redis::redis::{ConnectionAddr, ConnectionLike, RedisError, RedisResult, Value};
 
 use super::reply::read_resp_value;
+use super::tls::{RedisTls, RedisTlsStream};
 
-/// A connection to Redis over TCP or a Unix socket.
+/// A connection to Redis over TCP, TLS or a Unix socket.
 pub struct RedisConnection {
     stream: BufReader<RedisSocket>,
     is_open: bool,
@@ -17,23 +19,32 @@ pub struct RedisConnection {
 
 enum RedisSocket {
     Tcp(TcpStream),
+    Tls(Box<RedisTlsStream>),
     Unix(UnixStream),
 }
 
 impl RedisConnection {
-    /// Connects to the Unix socket, or to the first IP address of the host that accepts the connection. `timeout` applies to
-    /// each TCP connection attempt and to each later read and write.
+    /// Connects to the Unix socket, or to the first IP address of the host that accepts the connection, there with TLS if `tls`
+    /// is set. `timeout` applies to each TCP connection attempt, to the whole TLS handshake and to each later read and write.
     ///
     /// # Errors
-    /// No address accepts the connection (the error is the one from the last address), or the URL requires TLS.
-    pub fn open(address: &ConnectionAddr, timeout: Duration) -> io::Result<RedisConnection> {
-        let stream = match address {
-            ConnectionAddr::Unix(path) => RedisSocket::Unix(UnixStream::connect(path)?),
-            ConnectionAddr::Tcp(host, port) => RedisSocket::Tcp(connect(host, *port, timeout)?),
-            ConnectionAddr::TcpTls { .. } => {
-                let text = "rediss:// is not supported";
-                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    /// No address accepts the connection (the error is the one from the last address), or the TLS handshake fails.
+    pub fn open(
+        address: &ConnectionAddr,
+        tls: Option<&Arc<RedisTls>>,
+        timeout: Duration,
+    ) -> io::Result<RedisConnection> {
+        let stream = match (address, tls) {
+            (ConnectionAddr::Unix(path), _) => RedisSocket::Unix(UnixStream::connect(path)?),
+            (ConnectionAddr::Tcp(host, port), None) => {
+                RedisSocket::Tcp(connect(host, *port, timeout)?)
             }
+            (ConnectionAddr::Tcp(host, port), Some(tls)) => {
+                let socket = connect(host, *port, timeout)?;
+                RedisSocket::Tls(Box::new(tls.handshake(socket, timeout)?))
+            }
+            // Only a redis crate with its own TLS returns this address.
+            (ConnectionAddr::TcpTls { .. }, _) => return Err(io::ErrorKind::Unsupported.into()),
         };
         let connection = RedisConnection {
             stream: BufReader::new(stream),
@@ -49,14 +60,16 @@ impl RedisConnection {
     /// The socket option cannot be set.
     pub fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         let timeout = Some(timeout);
-        match self.stream.get_ref() {
-            RedisSocket::Tcp(stream) => stream
-                .set_read_timeout(timeout)
-                .and_then(|()| stream.set_write_timeout(timeout)),
-            RedisSocket::Unix(stream) => stream
-                .set_read_timeout(timeout)
-                .and_then(|()| stream.set_write_timeout(timeout)),
-        }
+        let stream = match self.stream.get_ref() {
+            RedisSocket::Tcp(stream) => stream,
+            RedisSocket::Tls(stream) => stream.socket(),
+            RedisSocket::Unix(stream) => {
+                stream.set_read_timeout(timeout)?;
+                return stream.set_write_timeout(timeout);
+            }
+        };
+        stream.set_read_timeout(timeout)?;
+        stream.set_write_timeout(timeout)
     }
 
     fn read_redis_reply(&mut self) -> RedisResult<Value> {
@@ -72,7 +85,8 @@ impl RedisConnection {
     }
 
     fn write(&mut self, octets: &[u8]) -> io::Result<()> {
-        let written = self.stream.get_mut().write_all(octets);
+        let stream = self.stream.get_mut();
+        let written = stream.write_all(octets).and_then(|()| stream.flush());
         if written.is_err() {
             self.close();
         }
@@ -83,6 +97,7 @@ impl RedisConnection {
         self.is_open = false;
         let _ = match self.stream.get_ref() {
             RedisSocket::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            RedisSocket::Tls(stream) => stream.socket().shutdown(Shutdown::Both),
             RedisSocket::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
@@ -153,6 +168,7 @@ impl Read for RedisSocket {
     fn read(&mut self, octets: &mut [u8]) -> io::Result<usize> {
         match self {
             RedisSocket::Tcp(stream) => stream.read(octets),
+            RedisSocket::Tls(stream) => stream.read(octets),
             RedisSocket::Unix(stream) => stream.read(octets),
         }
     }
@@ -162,12 +178,16 @@ impl Write for RedisSocket {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         match self {
             RedisSocket::Tcp(stream) => stream.write(octets),
+            RedisSocket::Tls(stream) => stream.write(octets),
             RedisSocket::Unix(stream) => stream.write(octets),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            RedisSocket::Tls(stream) => stream.flush(),
+            RedisSocket::Tcp(_) | RedisSocket::Unix(_) => Ok(()),
+        }
     }
 }
 

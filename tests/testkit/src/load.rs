@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::store::inflate;
-use super::{TEST_TIMEOUT, wait_for, wait_for_within};
+use super::{TEST_TIMEOUT, let_time_pass, wait_for, wait_for_within};
 
 /// Several clients that deliver mails until they are stopped; each mail has a unique marker as Subject.
 pub struct Load {
@@ -136,7 +136,7 @@ impl Shared {
                     self.account(|account| account.cut += 1);
                 }
                 // The server is unavailable. Without a pause the clients would take processor time from its restart.
-                thread::sleep(Duration::from_millis(2));
+                let_time_pass(Duration::from_millis(2), "the pause of a client");
             }
         }
     }

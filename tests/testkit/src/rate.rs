@@ -1,9 +1,9 @@
 //! The rate of acknowledged mails before and after a failure.
 
 use std::collections::VecDeque;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use super::let_time_pass;
 use super::load::Load;
 
 /// A rate without failures, in mails per second.
@@ -22,7 +22,7 @@ impl Rate {
         // The time and count of each sample within the last second.
         let mut samples = VecDeque::from([(Instant::now(), load.acknowledged())]);
         loop {
-            thread::sleep(SAMPLE_INTERVAL);
+            let_time_pass(SAMPLE_INTERVAL, "the interval between samples of a rate");
             let (now, seen) = (Instant::now(), load.acknowledged());
             while let Some((at, before)) = samples.front().copied()
                 && now - at >= WINDOW
@@ -52,7 +52,7 @@ impl std::fmt::Display for Rate {
 
 fn acknowledged_in(load: &Load, window: Duration) -> usize {
     let before = load.acknowledged();
-    thread::sleep(window);
+    let_time_pass(window, "the time over which a rate is measured");
     load.acknowledged() - before
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
 
-use crate::{Server, release_or_debug, short_mail};
+use crate::{Server, release_or_debug, short_mail, wait_at_most};
 
 /// The time from the loss of a server until other servers took writes, and until new mail was saved.
 #[derive(Clone, Copy, Debug)]
@@ -25,30 +25,21 @@ impl Recovery {
         let saved = thread::scope(|scope| {
             for node in nodes {
                 scope.spawn(|| {
-                    while writable.get().is_none() && !is_saved.load(Ordering::SeqCst) {
+                    wait_at_most(LIMIT, || {
                         let written = Conn::new(node.clone()).and_then(|mut connection| {
                             connection.query_drop("INSERT INTO mail.writes VALUES ()")
                         });
                         if written.is_ok() {
                             let _ = writable.set(lost_at.elapsed());
                         }
-                        thread::sleep(Duration::from_millis(20));
-                    }
+                        let is_over = writable.get().is_some() || is_saved.load(Ordering::SeqCst);
+                        is_over.then_some(())
+                    });
                 });
             }
-            let saved = loop {
-                assert!(
-                    lost_at.elapsed() < LIMIT,
-                    "no mail was saved\n{}",
-                    server.log()
-                );
-                if is_mail_saved(server) {
-                    break lost_at.elapsed();
-                }
-                thread::sleep(Duration::from_millis(20));
-            };
+            let saved = wait_at_most(LIMIT, || is_mail_saved(server).then(|| lost_at.elapsed()));
             is_saved.store(true, Ordering::SeqCst);
-            saved
+            saved.unwrap_or_else(|| panic!("no mail was saved\n{}", server.log()))
         });
         // If no write of this function was faster, the mail was the first one.
         let writable = writable.get().copied().unwrap_or(saved);

@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use r2d2_redis::redis;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use super::ports::free_port;
 use super::server_programs::{redis_server, uses_unix_sockets};
-use super::{TEST_TIMEOUT, command, send_signal, wait_for};
+use super::{TEST_TIMEOUT, command, let_time_pass, send_signal, wait_for};
 
 /// A Redis server; runs until [`Redis::kill`]. Dropping it kills the process.
 pub struct Redis {
@@ -260,7 +261,7 @@ fn serve_client(mut client: &TcpStream, behavior: FakeBehavior) {
                 return;
             }
             FakeBehavior::RepliesSlowly(text) => text.iter().try_for_each(|octet| {
-                thread::sleep(std::time::Duration::from_millis(50));
+                let_time_pass(Duration::from_millis(50), "a slow Redis");
                 client.write_all(&[*octet])
             }),
             FakeBehavior::Hangs => Ok(()),
@@ -315,8 +316,20 @@ impl RedisCluster {
 
     /// Starts a cluster with additional options.
     pub fn start_with(own: &[&str]) -> RedisCluster {
+        RedisCluster::start_nodes(
+            |_| own.iter().map(|&option| option.to_owned()).collect(),
+            None,
+        )
+    }
+
+    /// Starts a cluster with these additional options of each node. `tls_ports` are the ports of the nodes if they find each
+    /// other with TLS.
+    pub(crate) fn start_nodes(
+        own: impl Fn(usize) -> Vec<String>,
+        tls_ports: Option<&[u16]>,
+    ) -> RedisCluster {
         let buses: Vec<String> = (0..3).map(|_| free_port().to_string()).collect();
-        let start = |bus: &String| {
+        let start = |(number, bus): (usize, &String)| {
             let options = ["--cluster-enabled", "yes", "--cluster-port", bus];
             let behavior = [
                 "--cluster-require-full-coverage",
@@ -324,9 +337,11 @@ impl RedisCluster {
                 "--cluster-node-timeout",
                 "1000",
             ];
-            Redis::start_with(&[&options[..], &behavior[..], own].concat())
+            let own = own(number);
+            let own: Vec<&str> = own.iter().map(String::as_str).collect();
+            Redis::start_with(&[&options[..], &behavior[..], &own].concat())
         };
-        let nodes: Vec<Redis> = buses.iter().map(start).collect();
+        let nodes: Vec<Redis> = buses.iter().enumerate().map(start).collect();
         for (number, node) in nodes.iter().enumerate() {
             let (first, last) = RedisCluster::slots_of(number);
             let range = [first.to_string(), last.to_string()];
@@ -334,8 +349,9 @@ impl RedisCluster {
             let epoch = (number + 1).to_string();
             let _: String = node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
         }
-        for (node, bus) in nodes.iter().zip(&buses).skip(1) {
-            let port = node.port.to_string();
+        for (number, (node, bus)) in nodes.iter().zip(&buses).enumerate().skip(1) {
+            let port = tls_ports.map_or(node.port, |ports| ports[number]);
+            let port = port.to_string();
             let _: String = nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port, bus]);
         }
         let cluster = RedisCluster { nodes };

@@ -57,12 +57,14 @@ macro_rules! build {
     };
 }
 
-/// Defines the `main` of a test binary.
+/// Defines the `main` of a test binary: how many tests run at once, and the names of the slowest tests, which start first.
+///
+/// Most tests wait for most of their time, so there may be more of them than cores.
 #[macro_export]
 macro_rules! main {
-    () => {
+    ($at_once:expr $(, $slow:expr)* $(,)?) => {
         fn main() -> ::std::process::ExitCode {
-            $crate::run($crate::build!())
+            $crate::run($crate::build!(), $at_once, &[$($slow),*])
         }
     };
 }
@@ -93,17 +95,23 @@ fn build() -> &'static Build {
     BUILD.get().expect("testkit::main! or set_build")
 }
 
-/// Runs the registered tests that the command line selects.
-pub fn run(build: Build) -> ExitCode {
+/// Runs the registered tests that the command line selects, `at_once` of them at the same time unless `--test-threads` or
+/// RUST_TEST_THREADS says otherwise, and those in `slow` first.
+pub fn run(build: Build, at_once: usize, slow: &[&str]) -> ExitCode {
     set_build(build);
-    let (arguments, filters) = arguments(env::args());
+    let (mut arguments, filters) = arguments(env::args());
+    let from_environment = || env::var("RUST_TEST_THREADS").ok()?.parse().ok();
+    let threads = arguments.test_threads.or_else(from_environment);
+    arguments.test_threads = threads.or(Some(at_once));
     output::start(arguments.nocapture);
     let may_ignore = env::var_os("CI").is_none_or(|value| value.is_empty());
     let mut tests: Vec<(String, fn())> = inventory::iter::<Test>()
         .map(|test| (test.path(), test.run))
         .filter(|(path, _)| is_selected(path, &filters, arguments.exact))
         .collect();
-    tests.sort();
+    let names = tests.iter().map(|(path, _)| path.as_str());
+    assert_known(slow, &names.collect::<Vec<_>>(), &filters);
+    tests.sort_by_key(|(path, _)| (!slow.contains(&path.as_str()), path.clone()));
     let trials = tests.into_iter().map(|(path, test)| {
         Trial::ignorable_test(path, move || {
             let (outcome, output) = capture(test);
@@ -123,6 +131,13 @@ pub fn run(build: Build) -> ExitCode {
         eprintln!("---- threads that tests started\n{others}");
     }
     conclusion.exit_code()
+}
+
+/// Asserts that each slow test exists, so that a renamed one is noticed.
+fn assert_known(slow: &[&str], tests: &[&str], filters: &[String]) {
+    for name in slow.iter().filter(|_| filters.is_empty()) {
+        assert!(tests.contains(name), "no test {name}, which main! names");
+    }
 }
 
 /// Parses a command line. Returns several filters apart, because [`Arguments`] has room for one.

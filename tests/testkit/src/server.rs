@@ -15,10 +15,7 @@ use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
-use crate::{binary, command};
-
-/// The default time limit for waits and replies.
-pub const TEST_TIMEOUT: Duration = Duration::from_secs(20);
+use crate::{TEST_TIMEOUT, binary, command, wait_for, wait_for_within};
 
 /// Returns `bound` in a release build, such as `make soak` makes, and `unoptimised` in a debug build, which shares two
 /// cores with other tests and servers.
@@ -225,17 +222,7 @@ impl Server {
 
     /// Waits until every thread of the server sleeps, for example in `recv` after a reply was sent.
     pub fn wait_until_idle(&self) {
-        wait_for("every thread to sleep", || {
-            let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
-            threads
-                .flatten()
-                .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
-                .all(|stat| {
-                    stat.rsplit_once(") ")
-                        .is_some_and(|(_, rest)| rest.starts_with('S'))
-                })
-                .then_some(())
-        });
+        wait_until_threads_are(self.pid(), 'S');
     }
 
     /// Returns the number of threads whose name begins with `beginning`.
@@ -329,14 +316,19 @@ pub fn send_signal(process: u32, signal: Signal) {
     if signal != Signal::SIGSTOP {
         return;
     }
-    wait_for("every thread to stop", || {
+    wait_until_threads_are(process, 'T');
+}
+
+/// Waits until every thread of a process is in this state of /proc/PID/stat: S sleeps, T is stopped.
+pub fn wait_until_threads_are(process: u32, state: char) {
+    wait_for("the state of every thread", || {
         let threads = fs::read_dir(format!("/proc/{process}/task")).expect("a running process");
         threads
             .flatten()
             .filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok())
             .all(|stat| {
                 stat.rsplit_once(") ")
-                    .is_some_and(|(_, rest)| rest.starts_with('T'))
+                    .is_some_and(|(_, rest)| rest.starts_with(state))
             })
             .then_some(())
     });
@@ -427,30 +419,6 @@ pub fn without_trace(mail: &[u8]) -> &[u8] {
         rest = &rest[end + 2..];
     }
     rest
-}
-
-/// Calls `ask` until it returns a value. Fails after [`TEST_TIMEOUT`].
-pub fn wait_for<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
-    wait_for_within(what, TEST_TIMEOUT, ask)
-}
-
-/// Calls `ask` until it returns a value. Fails after `time_limit`.
-pub fn wait_for_within<T>(
-    what: &str,
-    time_limit: Duration,
-    mut ask: impl FnMut() -> Option<T>,
-) -> T {
-    let started_at = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(
-            started_at.elapsed() < time_limit,
-            "waited too long for {what}"
-        );
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// An SMTP client that checks the form of each reply.

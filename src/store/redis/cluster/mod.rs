@@ -107,7 +107,7 @@ impl RedisCluster {
         }
         let settings = &self.shared.settings;
         let url = settings.redis_node_url(address);
-        let pool = RedisPool::new(&url, settings.expire_seconds, self.shared.writers).ok()?;
+        let pool = RedisPool::new(settings, &url, self.shared.writers).ok()?;
         let node = (pool, RedisCircuitBreaker::new(&self.shared.metrics));
         nodes.insert(address.to_owned(), node.clone());
         Some(node)
@@ -310,6 +310,7 @@ mod tests {
     fn node_removed_from_the_redis_cluster_is_forgotten() {
         let settings = RedisSettings {
             urls: vec!["redis://127.0.0.1:1/".to_owned()],
+            ca_file: None,
             expire_seconds: 1,
         };
         let cluster = RedisCluster::start(&settings, 1, &Arc::default()).unwrap();

@@ -53,7 +53,8 @@ impl RedisClusterReader {
         address: &str,
     ) -> Result<&mut RedisReadConnection, StoreReadError> {
         if !self.nodes.contains_key(address) {
-            let node = RedisReadConnection::open(&self.settings.redis_node_url(address));
+            let node =
+                RedisReadConnection::open(&self.settings, &self.settings.redis_node_url(address));
             self.nodes.insert(address.to_owned(), node);
         }
         match self.nodes.get_mut(address) {

@@ -77,7 +77,7 @@ pub fn query_slot_table(
     for address in known.chain(configured) {
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
-        let reply = RedisReadConnection::open(&settings.redis_node_url(&address))
+        let reply = RedisReadConnection::open(settings, &settings.redis_node_url(&address))
             .and_then(|mut node| node.run_redis_command::<Vec<Vec<Value>>>(&slots));
         match reply.map(|ranges| RedisSlotTable::parse(&ranges, &address)) {
             Ok(slots) if !slots.0.is_empty() => return Ok(slots),
