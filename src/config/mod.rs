@@ -117,12 +117,12 @@ pub struct Config {
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub(crate) redis_urls: Vec<Secret>,
+    /// REDIS_CA: PEM file of further authorities for `rediss://`; `None` if the key is empty.
+    pub(crate) redis_ca: Option<PathBuf>,
     /// The content of REDIS_PASS_FILE after the server has read it; `redis_login` adds it to the URLs.
     pub(crate) redis_password: Secret,
     /// REDIS_PASS_FILE: file that contains `redis_password`.
     pub(crate) redis_pass_file: Option<PathBuf>,
-    /// REDIS_CA: PEM file of further authorities for `rediss://`; `None` if the key is empty.
-    pub(crate) redis_ca: Option<PathBuf>,
     /// REDIS_EXPIRE_SECONDS: lifetime of a body in Redis.
     pub(crate) redis_expire_seconds: usize,
     /// Problems that do not prevent the server from starting, one line each.
