@@ -6,7 +6,7 @@
 //! A module imports only modules below it, except that `config` imports `smtp`.
 //!
 //! ```text
-//! main · cli              the command line; list, show, check, schema
+//! main · cli              the command line; list, show, prune, check, schema
 //!   │
 //! daemon                  the process: bind → open log, PID file, keys → drop privileges → open store → serve; signals, exit
 //!   │

@@ -83,7 +83,7 @@
 //! # Features
 //!
 //! `sqlite` and `mysql` (with Redis) are the stores of the program, both on by default. A program with its own store turns them
-//! off with `default-features = false` and compiles 122 other crates instead of 204. The stores are selected by the keys of
+//! off with `default-features = false` and compiles 122 other crates instead of 208. The stores are selected by the keys of
 //! [`Config::from_json`], which are those of the configuration file of the program.
 //!
 //! # Platforms

@@ -9,8 +9,7 @@ use crate::store::{ListedMail, StoredMailReader};
 ///
 /// # Errors
 /// The store cannot be opened; the text names the key to check.
-pub fn open_store_reader(config: &mut Config) -> Result<Box<dyn StoredMailReader>, String> {
-    server::read_password_files(config).map_err(|error| error.to_string())?;
+pub fn open_store_reader(config: &Config) -> Result<Box<dyn StoredMailReader>, String> {
     let store = server::store_factory_of_kind(config.store).map_err(|error| error.to_string())?;
     store.open_reader(config).map_err(|error| error.to_string())
 }

@@ -2,11 +2,14 @@
 
 mod check;
 mod list_show;
+mod progress;
+mod prune;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -14,6 +17,7 @@ use self::check::print_check_findings;
 use self::list_show::{
     mails_as_json, mails_as_text_table, open_store_reader, validate_mail_id_argument,
 };
+use self::prune::{parse_days_option, prune};
 use crate::config::{Config, EnvironmentSettings};
 use crate::daemon;
 use crate::panics;
@@ -70,6 +74,15 @@ enum CliCommand {
     Show {
         /// Hash of the mail, as in `list` and in the reply "queued as".
         hash: String,
+    },
+    /// Removes the rows that are older than a number of days, while a server may run, and prints how many.
+    Prune {
+        /// Age in days; a fraction is allowed.
+        #[arg(long, value_name = "N", value_parser = parse_days_option)]
+        days: Duration,
+        /// Only count the rows.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -133,6 +146,13 @@ pub fn run(
         }
         Err(text) => return Err(text.into()),
     };
+    if let Some(CliCommand::List { .. } | CliCommand::Show { .. } | CliCommand::Prune { .. }) =
+        &arguments.command
+    {
+        // GUID may not be able to read these files.
+        server::read_password_files(&mut config).map_err(|error| error.to_string())?;
+        daemon::become_configured_user(&config).map_err(|error| error.to_string())?;
+    }
     match &arguments.command {
         None => daemon::run(config, &reload_config).map_err(|error| error.to_string().into()),
         Some(CliCommand::Check) => print_check_findings(&mut config, &reload_config),
@@ -142,7 +162,7 @@ pub fn run(
             print_stdout(store.schema(&server::table_name(&config)).as_bytes())
         }
         Some(CliCommand::List { to, limit, json }) => {
-            let mut reader = open_store_reader(&mut config)?;
+            let mut reader = open_store_reader(&config)?;
             let mails = reader.list_newest_mails(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
             let text = match json {
@@ -157,8 +177,9 @@ pub fn run(
             }
             Ok(())
         }
+        Some(CliCommand::Prune { days, dry_run }) => prune(&config, *days, *dry_run),
         Some(CliCommand::Show { hash }) => {
-            let mut reader = open_store_reader(&mut config)?;
+            let mut reader = open_store_reader(&config)?;
             validate_mail_id_argument(hash)?;
             let mail = reader
                 .read_mail_by_hash(hash)
@@ -182,9 +203,8 @@ fn with_two_dashes(argument: OsString) -> OsString {
     };
     let name = text.split('=').next().unwrap_or_default();
     match name {
-        "-config" | "-if" | "-verbose" | "-help" | "-version" | "-to" | "-limit" | "-json" => {
-            format!("-{text}").into()
-        }
+        "-config" | "-if" | "-verbose" | "-help" | "-version" | "-to" | "-limit" | "-json"
+        | "-days" | "-dry-run" => format!("-{text}").into(),
         "--v" => text.strip_prefix('-').unwrap_or(text).into(),
         _ => argument,
     }

@@ -10,6 +10,7 @@ mod environment;
 mod error;
 mod hold_time;
 mod invariants;
+mod keep_days;
 mod listeners;
 mod passwords;
 mod raw;
@@ -34,6 +35,7 @@ pub use builder::ConfigBuilder;
 pub use database_tls::DatabaseTlsMode;
 pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
+pub use keep_days::{EXPECTED_DAYS, parse_days};
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
 ///
@@ -98,6 +100,8 @@ pub struct Config {
     pub(crate) sqlite_file: PathBuf,
     /// GM_MAIL_TABLE: table name, optionally with its database.
     pub(crate) mail_table: String,
+    /// GM_KEEP_DAYS: how long rows are kept; `None` if for ever.
+    pub(crate) keep: Option<Duration>,
     /// GM_SAVE_WORKERS: writer threads of the MySQL store.
     pub(crate) save_workers: usize,
     /// MYSQL_HOST: database hosts in order of preference.
@@ -116,12 +120,12 @@ pub struct Config {
     pub(crate) mysql_database: String,
     /// URLs from REDIS_INTERFACE: none (bodies go into the table), one server, or the nodes of a Redis Cluster.
     pub(crate) redis_urls: Vec<Secret>,
+    /// REDIS_CA: PEM file of further authorities for `rediss://`; `None` if the key is empty.
+    pub(crate) redis_ca: Option<PathBuf>,
     /// The content of REDIS_PASS_FILE after the server has read it; `redis_login` adds it to the URLs.
     pub(crate) redis_password: Secret,
     /// REDIS_PASS_FILE: file that contains `redis_password`.
     pub(crate) redis_pass_file: Option<PathBuf>,
-    /// REDIS_CA: PEM file of further authorities for `rediss://`; `None` if the key is empty.
-    pub(crate) redis_ca: Option<PathBuf>,
     /// REDIS_EXPIRE_SECONDS: lifetime of a body in Redis.
     pub(crate) redis_expire_seconds: usize,
     /// Problems that do not prevent the server from starting, one line each.

@@ -241,6 +241,7 @@ pub const KEYS: &[(&str, &str)] = &[
     ("GM_STORE", "sqlite"),
     ("GM_SQLITE_FILE", "goguerrilla.db"),
     ("GM_MAIL_TABLE", "new_mail"),
+    ("GM_KEEP_DAYS", "0"),
     ("GM_SAVE_WORKERS", "2"),
     ("MYSQL_HOST", "127.0.0.1:3306"),
     ("MYSQL_USER", ""),

@@ -96,6 +96,7 @@ impl RawConfig {
                 parse_sqlite_file_path,
             )?,
             mail_table: self.parse_mail_table()?,
+            keep: self.parse_keep_days()?,
             save_workers: self.parse_number(
                 "GM_SAVE_WORKERS",
                 "a number of writers such as \"2\"",

@@ -8,7 +8,7 @@ use super::ServerProcessError;
 use crate::config::Config;
 use crate::logging::LogFile;
 use crate::os::pid_file::PidFile;
-use crate::os::privileges::UserAndGroup;
+use crate::os::privileges::{UserAndGroup, drop_privileges_to};
 use crate::os::secure_open;
 use crate::server::http_endpoints;
 use crate::server::listeners::all_smtp_listen_addresses;
@@ -31,6 +31,24 @@ pub fn user_and_group_to_run_as(
     let http = http_endpoints::http_endpoint_addresses(config).map(|(address, _)| address);
     reject_staying_root(None, all_smtp_listen_addresses(config).chain(http))?;
     Ok(None)
+}
+
+/// Changes a command that was started as root to the configured user and group, so that it opens files with the rights of the
+/// server and creates none that the server cannot use. Does nothing if GUID or SGID is not set.
+///
+/// # Errors
+/// [`ServerProcessError`]: the process cannot change its user.
+pub fn become_configured_user(config: &Config) -> Result<(), ServerProcessError> {
+    let ids = config
+        .run_as
+        .filter(|(user, group)| *user != 0 && *group != 0);
+    match ids {
+        Some((user, group)) if geteuid().is_root() => {
+            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+            Ok(drop_privileges_to(UserAndGroup { user, group })?)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fails if the process is root, will not change its user (`identity` is `None`), and one of `addresses` is not loopback.

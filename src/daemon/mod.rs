@@ -18,6 +18,7 @@ use crossbeam_channel::Receiver;
 use nix::unistd::geteuid;
 
 pub use error::ServerProcessError;
+pub use identity::become_configured_user;
 pub use preflight::check_all_but_store;
 
 use self::identity::{chown_log_and_pid_file, reject_staying_root, user_and_group_to_run_as};

@@ -189,6 +189,8 @@ labels! {
         Redis = "redis",
         /// The recipient hook of an embedding program.
         RecipientHook = "recipient_hook",
+        /// The thread that removes old rows.
+        Retention = "retention",
     }
 }
 

@@ -138,6 +138,10 @@ metrics! {
         "goguerrilla_mail_id_used_ratio",
         "Used share of the range of column mail_id; at 1 no mail can be saved.",
     );
+    pruned_rows: Counter = Counter::new(
+        "goguerrilla_pruned_rows_total",
+        "Rows that were removed because they were older than GM_KEEP_DAYS.",
+    );
     redis_errors: Counter = Counter::new(
         "goguerrilla_redis_errors_total",
         "Batches whose bodies Redis failed to store.",
@@ -160,7 +164,7 @@ metrics! {
     );
     panics: Counter<Component> = Counter::new(
         "goguerrilla_panics_total",
-        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection, write to Redis or recipient check.",
+        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection, write to Redis, recipient check or removal of old rows.",
     );
     reloads: Counter<(ReloadTarget, ReloadOutcome)> = Counter::new(
         "goguerrilla_reloads_total",

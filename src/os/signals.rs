@@ -37,6 +37,20 @@ pub fn install_handlers() -> io::Result<SignalListener> {
     Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map(SignalListener)
 }
 
+/// Returns a flag that SIGINT and SIGTERM set, for a command that can be interrupted. A second signal ends the process at once.
+///
+/// # Errors
+/// A signal handler cannot be installed.
+pub fn interrupt_flag() -> io::Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The order matters: the first signal must not find the flag set by itself.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    Ok(interrupted)
+}
+
 impl SignalListener {
     /// Starts the thread that receives signals. [`install_handlers`] does not start it, because no thread may exist before
     /// privileges are dropped.

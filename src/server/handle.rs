@@ -121,8 +121,11 @@ impl Server {
     /// # Errors
     /// [`StartError::Thread`].
     pub(crate) fn start_threads(&self) -> Result<(), StartError> {
-        let (pool, settings) = match &*sync::lock(&self.shared.running) {
-            Some(running) => (Arc::clone(&running.pool), Arc::clone(&running.settings)),
+        let (pool, settings) = match &mut *sync::lock(&self.shared.running) {
+            Some(running) => {
+                running.restart_retention().map_err(StartError::Thread)?;
+                (Arc::clone(&running.pool), Arc::clone(&running.settings))
+            }
             None => return Ok(()),
         };
         let listeners = &self.listeners;

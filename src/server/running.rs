@@ -1,5 +1,6 @@
 //! The components of a running server.
 
+use std::io;
 use std::sync::Arc;
 
 use super::allowed_hosts::LoadedAllowedHosts;
@@ -15,6 +16,7 @@ use crate::net::accept_pool::AcceptPool;
 use crate::net::tls::TlsCredentials;
 use crate::smtp::{MemoryBudget, SessionSettings};
 use crate::store::WriterThreads;
+use crate::store::retention::{OldRowsOpener, RetentionPlan, RetentionThread};
 
 /// The components of a server that a reload can change or replace.
 pub struct RunningServer {
@@ -28,6 +30,9 @@ pub struct RunningServer {
     pub settings: Arc<SharedSettings>,
     pub pool: Arc<AcceptPool>,
     writers: Option<WriterThreads>,
+    old_rows: Option<OldRowsOpener>,
+    /// Removes old rows; `None` without GM_KEEP_DAYS.
+    retention: Option<RetentionThread>,
     /// Writers of replaced stores. They end when the last session that saves to their store has ended.
     retired: Vec<WriterThreads>,
 }
@@ -81,6 +86,8 @@ impl RunningServer {
             recipients,
             settings,
             writers: store.writers,
+            old_rows: store.old_rows,
+            retention: None,
             retired: Vec::new(),
         })
     }
@@ -111,6 +118,7 @@ impl RunningServer {
             Some(store) => {
                 self.retired.extend(self.writers.take());
                 self.writers = store.writers;
+                self.old_rows = store.old_rows;
                 (store.limits, store.saver)
             }
         };
@@ -139,7 +147,24 @@ impl RunningServer {
         self.settings.change_snapshot(|_| changed);
         self.config = config;
         self.allowed_hosts = allowed_hosts;
+        if let Err(error) = self.restart_retention() {
+            log::error!(reason:% = error; "retention_failed");
+        }
         is_renewed
+    }
+
+    /// Starts the thread that removes old rows, in place of a running one, if GM_KEEP_DAYS is set.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn restart_retention(&mut self) -> io::Result<()> {
+        // A running thread ends after its transaction. It still holds the lock then, if the new thread should begin earlier.
+        self.retention = None;
+        if let (Some(keep), Some(open)) = (self.config.keep, &self.old_rows) {
+            let (open, queue) = (Arc::clone(open), self.settings.current().saver.clone());
+            self.retention = Some(RetentionThread::start(RetentionPlan { keep, open, queue })?);
+        }
+        Ok(())
     }
 
     /// Replaces the accepted domains of new sessions, unless a reload has replaced `old` meanwhile.

@@ -15,6 +15,7 @@ mod reader;
 #[cfg(feature = "mysql")]
 pub mod redis;
 mod refusals;
+pub mod retention;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 mod row;
 mod save_each;

@@ -142,6 +142,7 @@ const KEYS: &[&str] = &[
     "GM_STORE",
     "GM_SQLITE_FILE",
     "GM_MAIL_TABLE",
+    "GM_KEEP_DAYS",
     "GM_SAVE_WORKERS",
     "MYSQL_HOST",
     "MYSQL_USER",

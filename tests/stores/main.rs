@@ -23,6 +23,7 @@ mod redis_cluster;
 mod redis_faults;
 mod redis_tls;
 mod reload;
+mod retention;
 mod status;
 mod storage;
 mod store_change;

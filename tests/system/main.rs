@@ -17,6 +17,7 @@ mod pipelining;
 mod privileges;
 mod proxy;
 mod reading;
+mod retention;
 mod shutdown;
 mod smuggling;
 mod sqlite_faults;

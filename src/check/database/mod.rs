@@ -9,11 +9,13 @@ mod fixes;
 mod hosts;
 mod query;
 mod recipients;
+mod retention;
 mod table;
 mod trial_row;
 mod triggers;
 
 pub use self::recipients::check_recipient_query;
+pub use self::retention::check_retention;
 pub use self::table::check_table;
 pub use self::trial_row::TrialMailDomains;
 use super::driver_panic::run_check_catching_panic;

@@ -1,12 +1,14 @@
 //! `discard`: accepts every mail and stores none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{RunningStore, StoreFactory};
 use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
+use crate::store::retention::{OldRows, RetentionError};
 use crate::store::{Diagnostic, SaveQueue, StoreReadError, StoredMailReader, TableName};
 
 /// The store `discard`.
@@ -24,6 +26,7 @@ impl StoreFactory for DiscardStoreFactory {
             saver: SaveQueue::new_discarding(Arc::clone(metrics)),
             limits,
             writers: None,
+            old_rows: None,
         })
     }
 
@@ -45,6 +48,11 @@ impl StoreFactory for DiscardStoreFactory {
     fn open_reader(&self, _: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {
         let text = "GM_STORE: the store discard keeps no mail to read";
         Err(StoreReadError(text.to_owned()))
+    }
+
+    fn open_old_rows(&self, _: &Config, _: Duration) -> Result<Box<dyn OldRows>, RetentionError> {
+        let text = "GM_STORE: the store discard keeps no mail to remove";
+        Err(RetentionError::Failed(text.to_owned()))
     }
 
     fn schema(&self, table: &TableName) -> String {

@@ -1,6 +1,7 @@
 //! The stores that GM_STORE can select in this build.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "mysql")]
 use super::mysql;
@@ -12,6 +13,7 @@ use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::smtp::RecipientHook;
+use crate::store::retention::{OldRows, RetentionError};
 use crate::store::{Diagnostic, StoreReadError, StoredMailReader, TableName};
 
 /// A store that GM_STORE can select: what the server and the commands `check`, `list`, `show` and `schema` need from it.
@@ -64,6 +66,16 @@ pub trait StoreFactory: Send + Sync {
     /// # Errors
     /// [`StoreReadError`]: the store cannot be opened; the text names the key to check.
     fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError>;
+
+    /// Opens the store to remove the rows that are older than `keep`, for `prune`.
+    ///
+    /// # Errors
+    /// [`RetentionError`].
+    fn open_old_rows(
+        &self,
+        config: &Config,
+        keep: Duration,
+    ) -> Result<Box<dyn OldRows>, RetentionError>;
 
     /// Returns the statements that create the table.
     fn schema(&self, table: &TableName) -> String;

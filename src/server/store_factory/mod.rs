@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::smtp::RecipientHook;
+use crate::store::retention::OldRowsOpener;
 use crate::store::{SaveQueue, StoreHealth, StoreOpener, TableName, WriterThreads};
 
 /// The source of the store: the configuration or the embedding program.
@@ -35,6 +36,8 @@ pub struct RunningStore {
     pub limits: Arc<StoreLimitsCell>,
     /// The writer threads; `None` for `discard`.
     pub writers: Option<WriterThreads>,
+    /// Finds the rows that GM_KEEP_DAYS removes; `None` for `discard` and the store of an embedding program.
+    pub old_rows: Option<OldRowsOpener>,
 }
 
 impl ConfiguredOrCustomStore {
@@ -126,6 +129,7 @@ fn start_writers(
         saver,
         limits,
         writers: Some(writers),
+        old_rows: None,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use r2d2::Pool;
 
@@ -20,6 +21,7 @@ use crate::store::mysql::recipients::{self, RECIPIENT_CONNECTIONS, RecipientQuer
 use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
 use crate::store::redis::{RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings};
+use crate::store::retention::{LockWait, MySqlOldRows, OldRows, RetentionError};
 use crate::store::{
     BATCHES_IN_DOUBT_PER_WRITER, Diagnostic, StoreHealth, StoreOpener, StoreReadError,
     StoredMailReader, TableName,
@@ -59,6 +61,15 @@ impl StoreFactory for MySqlStoreFactory {
                 });
             spawned.map_err(StartError::Thread)?;
         }
+        let old_rows = {
+            let (hosts, config) = (connector.clone(), config.clone());
+            // The connector is another one, because its connections must not count as those of the writers.
+            move |keep| -> Result<Box<dyn OldRows>, _> {
+                let connector = connector_for_cli_commands(&config);
+                let old_rows = MySqlOldRows::open(&hosts, &connector, keep, LockWait::Server)?;
+                Ok(Box::new(old_rows))
+            }
+        };
         let open: StoreOpener = Arc::new(move || {
             Ok(Box::new(MySqlStore::new(
                 connector.clone(),
@@ -66,7 +77,11 @@ impl StoreFactory for MySqlStoreFactory {
                 body_store(),
             )))
         });
-        start_writers(limits, config.save_workers, true, health, open)
+        let store = start_writers(limits, config.save_workers, true, health, open)?;
+        Ok(RunningStore {
+            old_rows: Some(Arc::new(old_rows)),
+            ..store
+        })
     }
 
     fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool {
@@ -101,6 +116,10 @@ impl StoreFactory for MySqlStoreFactory {
         if let Some(settings) = recipient_query_settings(config) {
             findings.extend(check::database::check_recipient_query(&settings));
         }
+        if config.keep.is_some() && !findings.iter().any(Diagnostic::is_error) {
+            let connector = connector_for_cli_commands(config);
+            findings.extend(check::database::check_retention(&connector));
+        }
         if let Some(redis) = redis_settings(config) {
             findings.extend(check::redis::check_redis_or_cluster(&redis));
         }
@@ -111,6 +130,16 @@ impl StoreFactory for MySqlStoreFactory {
         let connector = connector_for_cli_commands(config);
         let reader = MySqlReader::open(&connector, redis_settings(config))?;
         Ok(Box::new(reader))
+    }
+
+    fn open_old_rows(
+        &self,
+        config: &Config,
+        keep: Duration,
+    ) -> Result<Box<dyn OldRows>, RetentionError> {
+        let connector = connector_for_cli_commands(config);
+        let old_rows = MySqlOldRows::open(&connector, &connector, keep, LockWait::Command)?;
+        Ok(Box::new(old_rows))
     }
 
     fn schema(&self, table: &TableName) -> String {
@@ -263,7 +292,7 @@ fn redis_settings(config: &Config) -> Option<RedisSettings> {
 ///
 /// Each writer has one connection, and each batch whose COMMIT is in doubt has one for its look-up. If there are several
 /// hosts, a probe thread has a connection to each host. Each thread of the pool may be opening a connection. The
-/// recipients' query has connections of its own.
+/// recipients' query has connections of its own, and so has the thread that removes old rows.
 fn max_mysql_descriptors(config: &Config) -> usize {
     let hosts = match config.mysql_hosts.len() {
         1 => 0,
@@ -273,7 +302,12 @@ fn max_mysql_descriptors(config: &Config) -> usize {
         true => 0,
         false => RECIPIENT_CONNECTIONS,
     };
-    (1 + BATCHES_IN_DOUBT_PER_WRITER) * config.save_workers + hosts + POOL_THREADS + recipients
+    let retention = usize::from(config.keep.is_some());
+    (1 + BATCHES_IN_DOUBT_PER_WRITER) * config.save_workers
+        + hosts
+        + POOL_THREADS
+        + recipients
+        + retention
 }
 
 /// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the

@@ -1,6 +1,7 @@
 //! Opens the SQLite store.
 
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use super::{RunningStore, StoreFactory, start_writers, table_name};
 use crate::check;
@@ -8,7 +9,8 @@ use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
-use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore};
+use crate::store::retention::{OldRows, RetentionError, SqliteOldRows};
+use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore, low_space_reason};
 use crate::store::{
     Diagnostic, StoreHealth, StoreOpener, StoreReadError, StoredMailReader, TableName,
 };
@@ -39,7 +41,16 @@ impl StoreFactory for SqliteStoreFactory {
         let opened = SqliteStore::open(&file, &table, metrics).map_err(StartError::Store)?;
         let opened = Mutex::new(Some(opened));
         let checked = file.clone();
-        let readiness_check = move || checked.unready_reason();
+        let readiness_check = move || {
+            let low_space = || low_space_reason(checked.path());
+            checked.unready_reason().or_else(low_space)
+        };
+        let old_rows = {
+            let (file, table) = (file.clone(), table.clone());
+            move |keep| -> Result<Box<dyn OldRows>, _> {
+                Ok(Box::new(SqliteOldRows::open(&file, &table, keep)?))
+            }
+        };
         let counted_in = Arc::clone(metrics);
         let open: StoreOpener = Arc::new(move || {
             let opened = sync::lock(&opened).take();
@@ -50,15 +61,21 @@ impl StoreFactory for SqliteStoreFactory {
         health.set_readiness_check(readiness_check);
         let store = start_writers(limits, 1, true, health, open)?;
         log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
-        Ok(store)
+        Ok(RunningStore {
+            old_rows: Some(Arc::new(old_rows)),
+            ..store
+        })
     }
 
     fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool {
         running.mail_table != wanted.mail_table
     }
 
-    fn max_descriptors_of_store(&self, _: &Config) -> usize {
-        SQLITE_DESCRIPTORS
+    fn max_descriptors_of_store(&self, config: &Config) -> usize {
+        match config.keep {
+            Some(_) => SQLITE_DESCRIPTORS + RETENTION_DESCRIPTORS,
+            None => SQLITE_DESCRIPTORS,
+        }
     }
 
     fn find_store_problems(&self, config: &Config) -> Vec<Diagnostic> {
@@ -70,6 +87,27 @@ impl StoreFactory for SqliteStoreFactory {
         Ok(Box::new(reader))
     }
 
+    fn open_old_rows(
+        &self,
+        config: &Config,
+        keep: Duration,
+    ) -> Result<Box<dyn OldRows>, RetentionError> {
+        let failed = |text| Err(RetentionError::Failed(text));
+        let path = &config.sqlite_file;
+        if !path.exists() {
+            return failed(format!(
+                "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
+                path.display()
+            ));
+        }
+        let file = DatabaseFile::new(path);
+        if let Err(error) = file.create_or_verify_database_file() {
+            return failed(error.to_string());
+        }
+        let old_rows = SqliteOldRows::open(&file, &table_name(config), keep)?;
+        Ok(Box::new(old_rows))
+    }
+
     fn schema(&self, table: &TableName) -> String {
         table.sqlite_schema()
     }
@@ -78,3 +116,6 @@ impl StoreFactory for SqliteStoreFactory {
 /// Number of descriptors of the SQLite store: the database file, its `-wal`, its `-shm` twice, and a descriptor that keeps
 /// the inode number of the database file from being reused.
 const SQLITE_DESCRIPTORS: usize = 5;
+/// Number of descriptors of the connection that removes old rows: the database file and its `-wal`; connections of one process
+/// share the `-shm`.
+const RETENTION_DESCRIPTORS: usize = 2;

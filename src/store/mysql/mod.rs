@@ -43,7 +43,7 @@ mod connector;
 mod driver_connection;
 pub(crate) mod driver_panic;
 pub(crate) mod error;
-mod error_text;
+pub(crate) mod error_text;
 pub(crate) mod galera;
 pub(crate) mod group_replication;
 pub(crate) mod hanging;

@@ -57,6 +57,11 @@ impl SaveQueue {
         }
     }
 
+    /// Returns whether mails are queued for the writers.
+    pub fn has_queued_mails(&self) -> bool {
+        (self.queue.as_ref()).is_some_and(|queue| !queue.queued.is_empty())
+    }
+
     /// Returns the state of the store.
     pub fn health(&self) -> StoreHealth {
         self.health.clone()

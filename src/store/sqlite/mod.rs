@@ -5,6 +5,7 @@
 
 pub(crate) mod database_file;
 pub(crate) mod error;
+mod free_space;
 mod new_file;
 mod reader;
 pub(crate) mod wal_files;
@@ -21,6 +22,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 pub use self::database_file::DatabaseFile;
 use self::error::{classify_sqlite_error, single_mail_out_of_memory_error};
+pub use self::free_space::low_space_reason;
 pub use self::reader::SqliteMailReader;
 use self::wal_files::{OpenedWalOrShmFile, file_len, shm_path, wal_path};
 use super::row::Row;
@@ -109,6 +111,9 @@ impl SqliteStore {
         }
         if self.opened_database_or_error()?.connection.is_autocommit() {
             self.check_files_are_in_place().map_err(BatchError::Store)?;
+            if let Some(reason) = low_space_reason(self.file.path()) {
+                return Err(BatchError::Store(SaveError::full(reason)));
+            }
             // IMMEDIATE waits for the write lock and takes it; a deferred transaction could get SQLITE_BUSY at its first write.
             let begun = self
                 .opened_database_or_error()?
