@@ -1,8 +1,8 @@
 //! Latency under an open load: mails arrive at scheduled times, whether or not earlier ones have been answered.
 //!
-//! Each connection sends everything but the final dot beforehand. The latency of a mail is the time from the scheduled final dot
-//! to the 250, also if the connection was still busy at that time. So a stall of the server counts for every mail that should
-//! have been sent during it: there is no coordinated omission.
+//! Each connection sends everything but the final dot beforehand. The latency of a mail is the time from the scheduled final
+//! dot to the 250, also if the connection was still busy at that time. So a stall of the server counts for every mail that
+//! should have been sent during it: there is no coordinated omission.
 
 use std::io::{BufReader, Write};
 use std::net::SocketAddr;

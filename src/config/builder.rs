@@ -57,8 +57,8 @@ impl ConfigBuilder {
     /// it, or `*` for every domain, which is the default. Recipients in other domains are rejected with 550 5.7.1.
     ///
     /// `@/path` reads a file with one such item per line and `#` comments when the server is bound, and again within a minute
-    /// after the file has changed. An unusable file is an error of [`ServerBuilder::bind`](crate::ServerBuilder::bind); later the
-    /// old list stays in force.
+    /// after the file has changed. An unusable file is an error of [`ServerBuilder::bind`](crate::ServerBuilder::bind); later
+    /// the old list stays in force.
     pub fn allowed_hosts<T: AsRef<str>>(
         self,
         domains: impl IntoIterator<Item = T>,
@@ -111,9 +111,9 @@ impl ConfigBuilder {
         self.set("GM_MAX_MEMORY", octets.to_string())
     }
 
-    /// Sets how long a mail waits, with its client, for a store that is unavailable (GM_HOLD_SECONDS), rounded up to whole seconds;
-    /// by default 10 seconds. The time is less while more than half of the connection slots are taken. With 0 the client gets
-    /// 451 at once.
+    /// Sets how long a mail waits, with its client, for a store that is unavailable (GM_HOLD_SECONDS), rounded up to whole
+    /// seconds; by default 10 seconds. The time is less while more than half of the connection slots are taken. With 0 the
+    /// client gets 451 at once.
     pub fn hold_time(self, time: Duration) -> ConfigBuilder {
         self.set("GM_HOLD_SECONDS", whole_seconds(time).to_string())
     }

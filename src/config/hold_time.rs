@@ -20,6 +20,6 @@ impl RawConfig {
     }
 }
 
-/// Maximum of GM_HOLD_SECONDS: half of the ten minutes for which a client waits for the reply (RFC 5321 §4.5.3.2.6), because some
-/// clients wait for less.
+/// Maximum of GM_HOLD_SECONDS: half of the ten minutes for which a client waits for the reply (RFC 5321 §4.5.3.2.6), because
+/// some clients wait for less.
 const MAX_HOLD_SECONDS: usize = 300;

@@ -40,7 +40,8 @@ pub use keep_days::{EXPECTED_DAYS, parse_days};
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
 ///
 /// [`Config::load`] reads a file, [`Config::from_json`] a text, and [`Config::builder`] has a method for each setting that a
-/// program with its own store needs. `Config::default()` is the configuration of an empty file. docs/configuration.md describes the keys.
+/// program with its own store needs. `Config::default()` is the configuration of an empty file. docs/configuration.md describes
+/// the keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// GM_ALLOWED_HOSTS: recipient domains that are accepted, without those in its files.
@@ -213,8 +214,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Parses the text of a configuration file: a JSON object whose values are text, numbers or booleans. A UTF-8 byte order mark
-    /// is skipped.
+    /// Parses the text of a configuration file: a JSON object whose values are text, numbers or booleans. A UTF-8 byte order
+    /// mark is skipped.
     ///
     /// # Errors
     /// [`ConfigError`] for the first problem found.

@@ -15,8 +15,8 @@ pub(super) struct Deadlines {
     /// Start of the period in which the client has sent commands but no mail. The time that a mail waited for the store
     /// without being saved and the time of the recipient hook are excluded.
     commands_since: Instant,
-    /// Whether a mail was saved in this period. A new period then begins with the next wait for input, after the reply to the mail
-    /// was sent.
+    /// Whether a mail was saved in this period. A new period then begins with the next wait for input, after the reply to the
+    /// mail was sent.
     is_mail_saved: bool,
     /// The deadline for a command. It is valid for this kind of input and this number of replies.
     command: Option<(ExpectedInput, u64, Deadline)>,
@@ -100,8 +100,8 @@ impl Deadlines {
         self.is_mail_saved = true;
     }
 
-    /// Moves the start of the command period forward by `waited`: time spent waiting for the store or for the recipient hook does
-    /// not count towards the time limit for commands without a mail.
+    /// Moves the start of the command period forward by `waited`: time spent waiting for the store or for the recipient hook
+    /// does not count towards the time limit for commands without a mail.
     pub(super) fn exclude_wait(&mut self, waited: Duration) {
         self.commands_since += waited;
     }

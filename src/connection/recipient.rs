@@ -20,8 +20,8 @@ impl ClientConnection<'_> {
         self.deadlines.exclude_wait(waited);
         let reply = self.session.recipient_checked(path, check);
         self.queue_reply_and_flush_if_large(&reply)?;
-        // The client waits at most five minutes for each reply (RFC 5321 §4.5.3.2.3). If it pipelines many RCPTs and the hook is
-        // slow, the first reply must not wait for the last answer of the hook.
+        // The client waits at most five minutes for each reply (RFC 5321 §4.5.3.2.3). If it pipelines many RCPTs and the hook
+        // is slow, the first reply must not wait for the last answer of the hook.
         match waited >= SLOW_HOOK {
             true => self.send_queued_replies(),
             false => Ok(()),

@@ -136,8 +136,8 @@ impl Mail {
 
     /// Returns the subject, decoded to one line of UTF-8: column `subject`. It is empty if there is no Subject field.
     ///
-    /// Only the first 16,384 octets of a header field are read. Control characters other than TAB are replaced by spaces, here and
-    /// in the other texts that are read from the content. The value is not truncated to the width of a column.
+    /// Only the first 16,384 octets of a header field are read. Control characters other than TAB are replaced by spaces, here
+    /// and in the other texts that are read from the content. The value is not truncated to the width of a column.
     pub fn subject(&self) -> &str {
         &self.mime_summary().subject
     }
@@ -184,8 +184,8 @@ impl Mail {
         &self.origin.helo_name
     }
 
-    /// Returns the protocol keyword of the `Received` field, such as `ESMTPS`
-    /// ([RFC 3848](https://www.rfc-editor.org/rfc/rfc3848), [RFC 6531 §4.3](https://www.rfc-editor.org/rfc/rfc6531#section-4.3)).
+    /// Returns the protocol keyword of the `Received` field, such as `ESMTPS` ([RFC
+    /// 3848](https://www.rfc-editor.org/rfc/rfc3848), [RFC 6531 §4.3](https://www.rfc-editor.org/rfc/rfc6531#section-4.3)).
     pub fn protocol(&self) -> &'static str {
         self.origin.protocol
     }

@@ -48,8 +48,8 @@ impl ServerBuilder {
         }
     }
 
-    /// Sets the store: `open` returns an open store, or the error why it cannot be opened now. GM_STORE is then ignored. Without a
-    /// call, the server has the store of the configuration; by default that is SQLite in the file goguerrilla.db.
+    /// Sets the store: `open` returns an open store, or the error why it cannot be opened now. GM_STORE is then ignored.
+    /// Without a call, the server has the store of the configuration; by default that is SQLite in the file goguerrilla.db.
     ///
     /// Each writer thread calls `open` before its first batch, calls it again for the next batch if it returned an error, and
     /// again after a panic of the store. So `open` may be called several times, and from several threads. While it fails, mail
@@ -86,8 +86,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the stack size of a connection's thread. The program needs less than an embedding program, whose hook and logger run
-    /// on these threads.
+    /// Sets the stack size of a connection's thread. The program needs less than an embedding program, whose hook and logger
+    /// run on these threads.
     pub(crate) fn client_stack_octets(mut self, octets: usize) -> ServerBuilder {
         self.client_stack_octets = octets;
         self

@@ -115,9 +115,9 @@ pub trait SaveMail: Send {
     /// [`save_batch`](SaveMail::save_batch) or [`cancel_batch`](SaveMail::cancel_batch).
     ///
     /// # Errors
-    /// [`SaveError`]: no mail can be saved now. Every mail that is in the queue at that moment fails with this error, or waits for
-    /// another attempt (GM_HOLD_SECONDS). The writer calls neither `save_batch` nor `cancel_batch`, and calls this method again
-    /// for the next attempt.
+    /// [`SaveError`]: no mail can be saved now. Every mail that is in the queue at that moment fails with this error, or waits
+    /// for another attempt (GM_HOLD_SECONDS). The writer calls neither `save_batch` nor `cancel_batch`, and calls this method
+    /// again for the next attempt.
     fn prepare_batch(&mut self) -> Result<(), SaveError> {
         Ok(())
     }
@@ -139,8 +139,8 @@ pub trait SaveMail: Send {
     /// Saves the mails of a batch, which is never empty, and returns one outcome per mail, in order. A mail without an outcome
     /// counts as not saved.
     ///
-    /// The default calls [`save_mail`](SaveMail::save_mail) for each; if that panics, the mails before are saved. A store that can
-    /// commit many mails at once overrides this.
+    /// The default calls [`save_mail`](SaveMail::save_mail) for each; if that panics, the mails before are saved. A store that
+    /// can commit many mails at once overrides this.
     fn save_batch(&mut self, batch: &[Mail]) -> Vec<Result<SavedId, SaveError>> {
         save_each::save_each(self, batch)
     }

@@ -23,8 +23,8 @@ fn every_test_named_in_the_readme_exists() {
     );
 }
 
-/// Returns whether the test, dialogue, configuration or mail with this name exists; true for commands, for functions of testkit,
-/// for placeholders such as `configs/NAME`, and for other words.
+/// Returns whether the test, dialogue, configuration or mail with this name exists; true for commands, for functions of
+/// testkit, for placeholders such as `configs/NAME`, and for other words.
 fn named_item_exists(tests: &Path, name: &str) -> bool {
     if name.contains(char::is_whitespace) || name.contains("NAME") || name.starts_with("testkit::")
     {

@@ -177,8 +177,8 @@ fn sqlite_stores_all_rows_of_100_recipients_or_none() {
 fn mail_gets_452_while_the_file_size_limit_is_reached() {
     let server = Server::start(&[]);
     send_mail(&server, "before").expect("250 ");
-    // After an error the server opens the file again and begins the log anew. So the limit is that of a file with an empty log, in
-    // which the mail has no room either.
+    // After an error the server opens the file again and begins the log anew. So the limit is that of a file with an empty log,
+    // in which the mail has no room either.
     let file = server.path("goguerrilla.db");
     let other = Connection::open(&file).expect("the file is there");
     let truncated = other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));

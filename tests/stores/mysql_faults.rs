@@ -21,7 +21,8 @@ use testkit::{
     test, value, wait_for, wait_for_within,
 };
 
-/// The maximum time until a 451 while a database hangs: ten times the expected 30 s, 20 s of retries and 10 s for the last call.
+/// The maximum time until a 451 while a database hangs: ten times the expected 30 s, 20 s of retries and 10 s for the last
+/// call.
 const REPLY_LIMIT: Duration = Duration::from_secs(300);
 /// The maximum time until mail is saved again after the database has recovered: ten times the expected ten seconds.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(100);

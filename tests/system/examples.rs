@@ -216,8 +216,8 @@ fn postgres_store_refuses_one_mail_of_a_batch_and_saves_the_others() {
             $$ BEGIN RAISE 'no space' USING ERRCODE = 'disk_full'; END $$;
         CREATE TRIGGER fail BEFORE INSERT ON new_mail FOR EACH ROW WHEN (NEW.subject = 'full') EXECUTE FUNCTION fail()",
     );
-    // Each of the two writers waits for the lock with one mail. Each begins its next batch with one of the queued mails and adds
-    // what is in the queue then, so the last mails share a batch with others.
+    // Each of the two writers waits for the lock with one mail. Each begins its next batch with one of the queued mails and
+    // adds what is in the queue then, so the last mails share a batch with others.
     let deliver_as_batch = |subjects: &[&str]| -> Vec<String> {
         let lock = database.lock_table();
         let mut clients: Vec<Client> = subjects.iter().map(|_| example.client()).collect();

@@ -18,8 +18,8 @@ use crate::store::{Diagnostic, StoreReadError, StoredMailReader, TableName};
 
 /// A store that GM_STORE can select: what the server and the commands `check`, `list`, `show` and `schema` need from it.
 pub trait StoreFactory: Send + Sync {
-    /// Opens the store and starts its writers, which set `limits` once they know the limits of the table. `metrics` are those of
-    /// the server.
+    /// Opens the store and starts its writers, which set `limits` once they know the limits of the table. `metrics` are those
+    /// of the server.
     ///
     /// # Errors
     /// [`StartError`] if the store can never work.
@@ -33,8 +33,8 @@ pub trait StoreFactory: Send + Sync {
     /// Returns whether a reload from `running` to `wanted` must start the store again.
     fn config_change_needs_new_store(&self, running: &Config, wanted: &Config) -> bool;
 
-    /// Starts what asks the database which recipients exist; returns `None` if GM_RECIPIENT_QUERY is empty. Only the MySQL store
-    /// accepts the key.
+    /// Starts what asks the database which recipients exist; returns `None` if GM_RECIPIENT_QUERY is empty. Only the MySQL
+    /// store accepts the key.
     ///
     /// # Errors
     /// [`StartError::Thread`].

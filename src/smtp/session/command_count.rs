@@ -66,8 +66,8 @@ impl CommandCount {
         }
     }
 
-    /// Adds the commands of the ended transaction to `counted`. If the transaction's mail is saved, `reset_count_after_saved_mail`
-    /// later sets the counts to 0.
+    /// Adds the commands of the ended transaction to `counted`. If the transaction's mail is saved,
+    /// `reset_count_after_saved_mail` later sets the counts to 0.
     pub(super) fn add_commands_of_ended_transaction(&mut self) {
         self.counted += self.in_transaction;
         self.in_transaction = 0;

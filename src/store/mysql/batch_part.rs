@@ -89,8 +89,8 @@ impl MySqlStore {
         }
     }
 
-    /// Returns until when a batch is retried here. After that the mails wait in the queue, which also finds a host that is back.
-    /// Every other host gets one attempt, even if the first one has kept the batch for the longest time of a call.
+    /// Returns until when a batch is retried here. After that the mails wait in the queue, which also finds a host that is
+    /// back. Every other host gets one attempt, even if the first one has kept the batch for the longest time of a call.
     fn retry_until(&self, is_unreachable: bool, lost_connections: usize) -> Instant {
         let hosts = self.connector.hosts().host_count();
         match is_unreachable {

@@ -23,8 +23,8 @@ use super::group_replication::{self, GroupMember};
 /// that the cluster of the server has committed.
 ///
 /// # Errors
-/// No server that knows the outcome can be reached now. The error is that of the server of the COMMIT, or the reason of a member
-/// of its group.
+/// No server that knows the outcome can be reached now. The error is that of the server of the COMMIT, or the reason of a
+/// member of its group.
 pub fn connect_to_commit_witness(
     connector: &Connector,
     sent_to: &ConnectedServer,

@@ -5,9 +5,9 @@
 //!   up ──(read-only: writer or prober)──► standby ──(writable, minimum down time over: prober)──► up
 //! ```
 //!
-//! After each condition the text names who detects it. The prober is the thread that checks the host. A standby has
-//! a minimum down time only if it was up shortly before, and this time begins when it becomes a standby, so a secondary that becomes
-//! the primary is up at the next check, within a second. The minimum down time of a host that is down begins anew with each failed
+//! After each condition the text names who detects it. The prober is the thread that checks the host. A standby has a minimum
+//! down time only if it was up shortly before, and this time begins when it becomes a standby, so a secondary that becomes the
+//! primary is up at the next check, within a second. The minimum down time of a host that is down begins anew with each failed
 //! check.
 //!
 //! The first host that is up is preferred. A standby is healthy but read-only, such as a secondary of a replication group.

@@ -125,8 +125,8 @@ impl HandleError<mysql::Error> for ConnectErrorHandler {
     }
 }
 
-/// Maximum pause between two attempts to connect, so that a database that is back is used within about a second. r2d2 doubles the
-/// pause up to half of `connection_timeout`.
+/// Maximum pause between two attempts to connect, so that a database that is back is used within about a second. r2d2 doubles
+/// the pause up to half of `connection_timeout`.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Interval between two checks of an idle connection.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(2);

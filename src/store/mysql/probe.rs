@@ -1,9 +1,9 @@
 //! The prober: if several hosts are configured, one thread per host checks it and marks it as up, standby or down.
 //!
 //! If a host does not answer its check while another host is up, the calls in progress on the host are aborted, so that their
-//! batches are saved elsewhere. Without this the writers would wait 10 s (`CALL_TIMEOUT`) for a host that hangs. A COMMIT that is
-//! aborted in this way is in doubt, see `unknown_commit`. Calls to the former primary of a replication group are aborted if they take
-//! longer than a second after the new primary was noticed.
+//! batches are saved elsewhere. Without this the writers would wait 10 s (`CALL_TIMEOUT`) for a host that hangs. A COMMIT that
+//! is aborted in this way is in doubt, see `unknown_commit`. Calls to the former primary of a replication group are aborted if
+//! they take longer than a second after the new primary was noticed.
 
 use std::sync::{Arc, Weak};
 use std::thread;

@@ -7,8 +7,8 @@ use super::batch_failure::BatchFailure;
 use super::error::MySqlErrorClass;
 use super::pool::PooledDbConnection;
 
-/// When a writer stops waiting for a connection; it always stops after [`MySqlStore::connection_timeout`] or if every host refuses
-/// connections.
+/// When a writer stops waiting for a connection; it always stops after [`MySqlStore::connection_timeout`] or if every host
+/// refuses connections.
 #[derive(Clone, Copy)]
 pub enum ConnectionWaitLimit {
     /// Until the database is known to be down. Used by a writer that prepares its connection before it has mail.
@@ -77,8 +77,8 @@ impl MySqlStore {
             let remaining = until.saturating_duration_since(Instant::now());
             match self.pool.get_timeout(remaining.min(POLL_INTERVAL)) {
                 Ok(connection) => return Ok(connection),
-                // The pool returns the cause of a failure once and afterwards only its own timeout. The text with the cause is the
-                // longest, so the longest text is kept.
+                // The pool returns the cause of a failure once and afterwards only its own timeout. The text with the cause is
+                // the longest, so the longest text is kept.
                 Err(error) if error.to_string().len() > pool_error.len() => {
                     pool_error = error.to_string();
                 }
@@ -107,8 +107,8 @@ impl MySqlStore {
     }
 }
 
-/// Maximum time to wait for a connection from the pool; the attempt to save then fails. Further attempts are made while the mails
-/// may wait (GM_HOLD_SECONDS).
+/// Maximum time to wait for a connection from the pool; the attempt to save then fails. Further attempts are made while the
+/// mails may wait (GM_HOLD_SECONDS).
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(900);
 /// The same with several hosts: the pool may have to find out first that the preferred host does not answer.
 const CONNECTION_TIMEOUT_OF_SEVERAL_HOSTS: Duration = Duration::from_secs(5);

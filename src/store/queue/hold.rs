@@ -139,9 +139,9 @@ impl QueueReceiver {
         }
     }
 
-    /// Tells `first` and every mail in the queue that an attempt to save failed with `error`, and removes the withdrawn ones. The
-    /// others stay queued if the store is only unavailable and the writers are not to stop; else each gets the error. Returns the
-    /// number of mails.
+    /// Tells `first` and every mail in the queue that an attempt to save failed with `error`, and removes the withdrawn ones.
+    /// The others stay queued if the store is only unavailable and the writers are not to stop; else each gets the error.
+    /// Returns the number of mails.
     pub fn fail_waiting_mails(&self, first: UnansweredMail, error: &SaveError) -> usize {
         let arrived = self.arrived.try_iter().take(self.arrived.len());
         let waiting: Vec<UnansweredMail> = std::iter::once(first)
@@ -217,7 +217,8 @@ impl FailedAttempts {
     }
 }
 
-/// Longest hold of a mail during a shutdown (GM_HOLD_SECONDS may be longer), so that it ends within the 30 seconds of the shutdown.
+/// Longest hold of a mail during a shutdown (GM_HOLD_SECONDS may be longer), so that it ends within the 30 seconds of the
+/// shutdown.
 const SHUTDOWN_HOLD: Duration = Duration::from_secs(10);
 /// Time for which a mail waits for a lock that another program holds, if GM_HOLD_SECONDS is 0.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);

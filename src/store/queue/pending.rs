@@ -31,8 +31,8 @@ struct SharedPendingSave {
 }
 
 enum PendingSaveState {
-    /// The mail is kept here and not in the queue, so its memory is freed as soon as the connection withdraws the mail. The error
-    /// is that of the last attempt that failed while the mail was queued.
+    /// The mail is kept here and not in the queue, so its memory is freed as soon as the connection withdraws the mail. The
+    /// error is that of the last attempt that failed while the mail was queued.
     Queued(Box<Mail>, Option<SaveError>),
     Withdrawn,
     /// The writer has the mail, since this time.
@@ -74,8 +74,8 @@ impl UnansweredMail {
         self.set_outcome(outcome, mail);
     }
 
-    /// Records that an attempt to save failed with `error` while the mail was queued. Returns whether the mail goes on waiting: else
-    /// its connection has withdrawn it, or its time is over and it gets the error.
+    /// Records that an attempt to save failed with `error` while the mail was queued. Returns whether the mail goes on waiting:
+    /// else its connection has withdrawn it, or its time is over and it gets the error.
     pub fn note_failure(&self, error: &SaveError) -> bool {
         if self.is_time_over(error) {
             self.set_outcome(Err(error.clone()), None);
@@ -94,8 +94,8 @@ impl UnansweredMail {
         true
     }
 
-    /// Returns the claimed `mail`, which was not saved because of `error`, to the state of a queued mail. Returns whether the mail
-    /// goes on waiting: else its connection has given up, or its time is over and it gets the error.
+    /// Returns the claimed `mail`, which was not saved because of `error`, to the state of a queued mail. Returns whether the
+    /// mail goes on waiting: else its connection has given up, or its time is over and it gets the error.
     pub fn return_to_queue(&self, mail: Mail, error: SaveError) -> bool {
         if self.is_time_over(&error) {
             self.set_outcome(Err(error), Some(mail));
@@ -111,8 +111,8 @@ impl UnansweredMail {
         true
     }
 
-    /// Returns whether the mail has waited long enough for a store that failed with `error`. The writer asks too, and not only the
-    /// connection, so that a mail whose time is over gets no further attempt before its connection wakes up.
+    /// Returns whether the mail has waited long enough for a store that failed with `error`. The writer asks too, and not only
+    /// the connection, so that a mail whose time is over gets no further attempt before its connection wakes up.
     fn is_time_over(&self, error: &SaveError) -> bool {
         self.pending.queued_at.elapsed() >= self.pending.first_limit.time_after_failure(error)
     }
@@ -204,9 +204,9 @@ impl SaveWaiter {
     }
 }
 
-/// Returns why a queued mail that no failed attempt has met yet waits for an unavailable store; `None` if the store is ready, or
-/// if the configured time is 0: the mail then gets an attempt of its own. A writer that is in the middle of an attempt fails the
-/// queued mails only after it.
+/// Returns why a queued mail that no failed attempt has met yet waits for an unavailable store; `None` if the store is ready,
+/// or if the configured time is 0: the mail then gets an attempt of its own. A writer that is in the middle of an attempt fails
+/// the queued mails only after it.
 fn reason_if_unavailable(health: &StoreHealth, limit: HoldLimit) -> Option<SaveError> {
     let reason = limit
         .is_configured()
@@ -308,8 +308,8 @@ impl SharedPendingSave {
     }
 }
 
-/// Maximum time that a mail waits in the queue of a store that is available; after that its client gets 451. A client would wait ten minutes for the reply
-/// (RFC 5321 §4.5.3.2.6), but a waiting client occupies one of the server's connections.
+/// Maximum time that a mail waits in the queue of a store that is available; after that its client gets 451. A client would
+/// wait ten minutes for the reply (RFC 5321 §4.5.3.2.6), but a waiting client occupies one of the server's connections.
 const MAX_QUEUE_TIME: Duration = Duration::from_secs(30);
 /// Minimum time that a writer has for a mail that it has taken; after that, and after `MAX_QUEUE_TIME` in addition to it, the
 /// client gets 451. A COMMIT in doubt is looked up for 20 seconds, and the last attempt may take the other 12 seconds.

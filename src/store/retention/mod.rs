@@ -1,8 +1,8 @@
 //! Removes rows that are older than GM_KEEP_DAYS, in small transactions, while the writers save mail.
 //!
-//! A round ([`run_round`]) removes everything that is older than a cut-off time, which the database's clock gives when the round
-//! begins. The server runs rounds in a thread of their own ([`RetentionThread`]); `goguerrilla prune` runs one round. How rows
-//! are found and removed depends on the store ([`OldRows`]).
+//! A round ([`run_round`]) removes everything that is older than a cut-off time, which the database's clock gives when the
+//! round begins. The server runs rounds in a thread of their own ([`RetentionThread`]); `goguerrilla prune` runs one round. How
+//! rows are found and removed depends on the store ([`OldRows`]).
 
 #[cfg(feature = "mysql")]
 mod mysql;

@@ -95,8 +95,8 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Time after which a round ends if locks prevent every transaction.
 const LONGEST_BUSY_TIME: Duration = Duration::from_secs(60);
-/// Longest time that a transaction waits for an empty queue. At full load the queue is never empty; without a limit no row would
-/// then be removed, and the disk would fill.
+/// Longest time that a transaction waits for an empty queue. At full load the queue is never empty; without a limit no row
+/// would then be removed, and the disk would fill.
 const LONGEST_WAIT_FOR_MAILS: Duration = Duration::from_millis(50);
 /// Interval at which the queue is checked.
 const QUEUE_CHECK_INTERVAL: Duration = Duration::from_millis(2);

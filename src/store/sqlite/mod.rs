@@ -134,8 +134,8 @@ impl SqliteStore {
             .opened_database_or_error()?
             .connection
             .execute_batch("COMMIT");
-        // After a failed sync the `-wal` may hold the transaction, and the next connection then reads it. So the batch is not tried
-        // again.
+        // After a failed sync the `-wal` may hold the transaction, and the next connection then reads it. So the batch is not
+        // tried again.
         committed.map_err(|error| match self.roll_back_and_classify_error(&error) {
             BatchError::Store(error) if error.may_be_tried_again() && !error.is_store_locked() => {
                 BatchError::Store(SaveError::with_unknown_outcome(&error))
@@ -227,8 +227,8 @@ impl OpenSqliteDatabase {
         let insert = insert_statement(table);
         // Fails if an existing table does not have these columns.
         connection.prepare_cached(&insert)?;
-        // On close, SQLite would delete the `-wal` by its name, even if another file now has that name. `OpenSqliteDatabase::close`
-        // allows the deletion if the name still refers to the same file.
+        // On close, SQLite would delete the `-wal` by its name, even if another file now has that name.
+        // `OpenSqliteDatabase::close` allows the deletion if the name still refers to the same file.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(ATTEMPT_BUSY_TIMEOUT)?;
         let mut log = OpenedWalOrShmFile::new(wal_path(file));

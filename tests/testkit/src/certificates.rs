@@ -53,7 +53,8 @@ impl Pair {
         self
     }
 
-    /// Returns the same certificate with its key in the traditional form: PKCS#1 for RSA, SEC1 for elliptic curves. Needs openssl.
+    /// Returns the same certificate with its key in the traditional form: PKCS#1 for RSA, SEC1 for elliptic curves. Needs
+    /// openssl.
     pub fn with_traditional_key(&self, folder: &Path) -> Pair {
         needs_program("openssl");
         let key = folder.join("traditional.key.pem");

@@ -365,8 +365,8 @@ pub fn with_umask(umask: &str) -> impl FnOnce(Command) -> Command + use<> {
     }
 }
 
-/// Writes goguerrilla.conf with these keys in addition to the test defaults. With GM_HOLD_SECONDS 0 a test sees at once that the
-/// store is unavailable; the tests of the hold set the key.
+/// Writes goguerrilla.conf with these keys in addition to the test defaults. With GM_HOLD_SECONDS 0 a test sees at once that
+/// the store is unavailable; the tests of the hold set the key.
 pub fn write_config(folder: &Path, settings: &[(&str, &str)]) {
     let mut config = serde_json::json!({
         "GSTMP_LISTEN_INTERFACE": "127.0.0.1:0",

@@ -58,8 +58,8 @@ impl Table {
         self.notes.push(text.into());
     }
 
-    /// Writes the values and the picture to `folder/img`, and the text into `folder/benchmarks.md`: in place of the text of this
-    /// name, or at the end.
+    /// Writes the values and the picture to `folder/img`, and the text into `folder/benchmarks.md`: in place of the text of
+    /// this name, or at the end.
     pub fn publish(&self, folder: &Path) -> io::Result<()> {
         let images = folder.join("img");
         fs::create_dir_all(&images)?;
