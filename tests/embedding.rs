@@ -239,21 +239,7 @@ fn writers_save_at_the_same_time() {
 #[test]
 fn store_that_cannot_be_opened_defers_mail_until_it_can() {
     let _alone = serialize();
-    let opened = Arc::new(Mutex::new(0));
-    let (sender, subjects) = mpsc::channel();
-    let open = {
-        let opened = Arc::clone(&opened);
-        move || {
-            let mut opened = opened.lock().expect("no panic");
-            *opened += 1;
-            match *opened {
-                1 => Err(SaveError::from(std::io::Error::other("not yet"))),
-                _ => Ok(SubjectStore(sender.clone())),
-            }
-        }
-    };
-    let config = config().build().expect("valid values");
-    let server = Running::run(Server::builder(config).store(open), subjects);
+    let server = server_of_store_that_opens_late(Duration::ZERO);
     let error = server.send("u@ours.test", "one").expect_err("no store");
     assert!(error.contains("451"), "{error}");
     server.send("u@ours.test", "two").expect("accepted");
@@ -261,6 +247,33 @@ fn store_that_cannot_be_opened_defers_mail_until_it_can() {
     let metrics = server.handle.metrics();
     assert_eq!((metrics.mails_saved, metrics.mails_unavailable), (1, 1));
     server.stop();
+}
+
+#[test]
+fn mail_waits_for_a_store_that_can_be_opened_later() {
+    let _alone = serialize();
+    let server = server_of_store_that_opens_late(Duration::from_secs(60));
+    server.send("u@ours.test", "one").expect("accepted");
+    assert_eq!(server.next_subject(), "one");
+    let metrics = server.handle.metrics();
+    assert_eq!((metrics.mails_saved, metrics.mails_unavailable), (1, 0));
+    server.stop();
+}
+
+/// Returns a server whose store can be opened at the second attempt only.
+fn server_of_store_that_opens_late(hold_time: Duration) -> Running {
+    let opened = Arc::new(Mutex::new(0));
+    let (sender, subjects) = mpsc::channel();
+    let open = move || {
+        let mut opened = opened.lock().expect("no panic");
+        *opened += 1;
+        match *opened {
+            1 => Err(SaveError::from(std::io::Error::other("not yet"))),
+            _ => Ok(SubjectStore(sender.clone())),
+        }
+    };
+    let config = config().hold_time(hold_time).build().expect("valid values");
+    Running::run(Server::builder(config).store(open), subjects)
 }
 
 #[test]
