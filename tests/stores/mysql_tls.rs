@@ -486,6 +486,10 @@ fn mail_with_an_unanswered_commit_over_tls_is_stored_once() {
     let server = database.server_at(&host, &settings);
     wait_until_saved(&server, "first");
     let stored = database.count();
+    // MariaDB may still list the answered COMMIT for a moment.
+    wait_for("the first COMMIT to end", || {
+        (commits(&database) == 0).then_some(())
+    });
     hang(&database);
     let reply = thread::scope(|scope| {
         let reply = scope.spawn(|| deliver(&server, "unanswered"));
@@ -515,6 +519,10 @@ fn unanswered_commit_over_tls_is_not_looked_up_at_another_address_of_the_name() 
     let addresses = "127.0.0.1 db.test\n127.0.0.2 db.test\n";
     let server = server_with_hosts_file(addresses, &format!("db.test:{port}"), &settings);
     wait_until_saved(&server, "first");
+    // MariaDB may still list the answered COMMIT for a moment.
+    wait_for("the first COMMIT to end", || {
+        (commits(&database) == 0).then_some(())
+    });
     hang(&database);
     let reply = thread::scope(|scope| {
         let reply = scope.spawn(|| deliver(&server, "unanswered"));
