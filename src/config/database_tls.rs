@@ -62,8 +62,8 @@ pub fn mysql_tls_warnings(config: &Config) -> Vec<String> {
         .collect()
 }
 
-const UNVERIFIED: &str = "MYSQL_TLS: unverified, so whoever redirects connections to the database can read and change the mails \
-     and read the password; set it to Y, and name the authority of the server's certificate in MYSQL_CA";
+const UNVERIFIED: &str = "MYSQL_TLS: unverified, so a machine to which connections to the database are redirected can read and \
+     change the mails and read the password; set it to Y, and name the authority of the server's certificate in MYSQL_CA";
 const INSECURE: &str = "MYSQL_TLS: insecure, so a listener on the network can read the mails and recover the password; set it to \
      Y, or to N if the database is on this machine";
 const UNUSED_CA: &str =

@@ -46,7 +46,7 @@ fn mail_gets_451_when_its_time_is_over_and_other_clients_are_answered_meanwhile(
     let server = Server::start(&[STATUS, ("GM_HOLD_SECONDS", "3")]);
     let other = lock(&server);
     let sent_at = Instant::now();
-    let mut waiting = send_mail(&server, "waited in vain");
+    let mut waiting = send_mail(&server, "not saved in time");
     wait_for_metric(&server, HELD, 1.0);
     let mut client = server.client();
     client.command("EHLO client.test", "250");
