@@ -107,27 +107,27 @@ fn body_is_sent_again_if_redis_closed_an_idle_tls_connection() {
 fn wrong_redis_certificate_puts_bodies_into_the_table_and_is_explained() {
     let folder = TempDir::new().expect("a temporary folder");
     let authority = Authority::make(folder.path(), "authority");
-    let stranger = Authority::make(folder.path(), "stranger");
+    let other_authority = Authority::make(folder.path(), "other_authority");
     let database = MariaDb::start();
     let start = |pair: &Pair, options: &[&str]| TlsRedis::start(pair, options);
     let right = start(&authority.issue("right", &["localhost"], 90), &[]);
     let expired = start(&authority.issue("expired", &["localhost"], -1), &[]);
-    let nameless = start(&authority.issue("nameless", &[], 90), &[]);
+    let without_name = start(&authority.issue("without_name", &[], 90), &[]);
     let own = start(&authority.own_pair("own"), &[]);
-    let wary = start(
-        &authority.issue("wary", &["localhost"], 90),
+    let wanting_client_certificate = start(
+        &authority.issue("wanting_client_certificate", &["localhost"], 90),
         &["--tls-auth-clients", "yes"],
     );
     let plaintext = format!("rediss://:s3cr3t-1@{}", right.redis.tcp_address());
     let authority_file = authority.file.display().to_string();
-    let stranger_file = stranger.file.display().to_string();
+    let other_authority_file = other_authority.file.display().to_string();
     let login = "mail:s3cr3t-2@";
     for (interface, ca, in_log, in_check) in [
         (
             right.url(login, "localhost"),
-            stranger_file.as_str(),
+            other_authority_file.as_str(),
             "is signed by an authority that is neither one of Mozilla's nor in REDIS_CA (/",
-            stranger_file.as_str(),
+            other_authority_file.as_str(),
         ),
         (
             right.url(login, "localhost"),
@@ -148,7 +148,7 @@ fn wrong_redis_certificate_puts_bodies_into_the_table_and_is_explained() {
             "name the server in REDIS_INTERFACE as its certificate does",
         ),
         (
-            nameless.url(login, "localhost"),
+            without_name.url(login, "localhost"),
             &authority_file,
             " names no host in subjectAltName",
             "whose subjectAltName names localhost",
@@ -160,7 +160,7 @@ fn wrong_redis_certificate_puts_bodies_into_the_table_and_is_explained() {
             &authority_file,
         ),
         (
-            wary.url(login, "localhost"),
+            wanting_client_certificate.url(login, "localhost"),
             &authority_file,
             " wants a certificate of the client",
             "tls-auth-clients no",
@@ -238,12 +238,12 @@ fn incomplete_tls_handshake_of_redis_neither_loses_nor_delays_mail() {
 fn reload_applies_redis_ca_and_rejects_one_that_cannot_be_used() {
     let folder = TempDir::new().expect("a temporary folder");
     let authority = Authority::make(folder.path(), "authority");
-    let stranger = Authority::make(folder.path(), "stranger");
+    let other_authority = Authority::make(folder.path(), "other_authority");
     let pair = authority.issue("redis", &["127.0.0.1"], 90);
     let database = MariaDb::start();
     let redis = TlsRedis::start(&pair, &[]);
     let interface = redis.url("", "127.0.0.1");
-    let server = server_with(&database, &interface, &stranger);
+    let server = server_with(&database, &interface, &other_authority);
     let mail = short_mail("one");
     assert_eq!(deliver(&server, &database, &mail).0, "gzencode");
 
@@ -299,7 +299,7 @@ fn reload_applies_redis_ca_and_rejects_one_that_cannot_be_used() {
     }
 
     // The file is read for each connection, so that a renewed authority needs no reload.
-    fs::copy(&stranger.file, &authority.file).expect("the file is replaced");
+    fs::copy(&other_authority.file, &authority.file).expect("the file is replaced");
     let _: i64 = (redis.redis).command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     assert_eq!(deliver(&server, &database, &mail).0, "gzencode");
 }

@@ -34,7 +34,7 @@ mod batch_part;
 mod binary_log;
 mod body_store;
 mod call_timeout;
-mod commit_witness;
+mod commit_lookup_server;
 mod connect_error;
 pub(crate) mod connect_failure;
 mod connect_options;

@@ -30,7 +30,7 @@ use mysql::prelude::Queryable;
 use super::MySqlStore;
 use super::backoff::{MIN_RETRY_PAUSE, jittered};
 use super::batch_failure::BatchFailure;
-use super::commit_witness::connect_to_commit_witness;
+use super::commit_lookup_server::connect_to_commit_lookup_server;
 use super::connection::{ConnectedServer, MySqlConnection};
 use super::connector::Connector;
 use super::error::MySqlErrorClass;
@@ -155,7 +155,8 @@ impl CommitLookUpState {
         second_commit: &mut Option<UnknownCommit>,
     ) -> mysql::Result<bool> {
         let table = self.connector.table();
-        let mut connection = connect_to_commit_witness(&self.connector, &self.commit.sent_to)?;
+        let mut connection =
+            connect_to_commit_lookup_server(&self.connector, &self.commit.sent_to)?;
         // The connection counts as broken until the COMMIT succeeds, so after an error it is shut down.
         connection.broken = true;
         connection.begin()?;

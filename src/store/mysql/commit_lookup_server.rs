@@ -25,12 +25,12 @@ use super::group_replication::{self, GroupMember};
 /// # Errors
 /// No server that knows the outcome can be reached now. The error is that of the server of the COMMIT, or the reason of a
 /// member of its group.
-pub fn connect_to_commit_witness(
+pub fn connect_to_commit_lookup_server(
     connector: &Connector,
     sent_to: &ConnectedServer,
 ) -> mysql::Result<MySqlConnection> {
     match &sent_to.group {
-        Some(lost) => connect_to_group_witness(connector, sent_to, lost),
+        Some(lost) => connect_to_group_member(connector, sent_to, lost),
         None => connect_to_server_or_galera_peer(connector, sent_to),
     }
 }
@@ -65,7 +65,7 @@ fn connect_to_server_or_galera_peer(
     Err(error)
 }
 
-fn connect_to_group_witness(
+fn connect_to_group_member(
     connector: &Connector,
     sent_to: &ConnectedServer,
     lost: &GroupMember,
@@ -74,10 +74,11 @@ fn connect_to_group_witness(
         Some(reason) => Err(io::Error::other(reason).into()),
         None => connect(connector, sent_to),
     };
-    let mut error = match first.and_then(|connection| group_witness(connection, lost)) {
-        Ok(connection) => return Ok(connection),
-        Err(error) => error,
-    };
+    let mut error =
+        match first.and_then(|connection| prepare_group_member_for_lookup(connection, lost)) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
     for other in other_hosts(connector, sent_to) {
         let connection = connector
             .connect_with_short_timeouts(other, None)
@@ -85,7 +86,7 @@ fn connect_to_group_witness(
         let Ok(connection) = connection else {
             continue;
         };
-        match group_witness(connection, lost) {
+        match prepare_group_member_for_lookup(connection, lost) {
             Ok(connection) => return Ok(connection),
             // The reason of a member that was reached says more than that of a lost one.
             Err(reason) => error = reason,
@@ -94,7 +95,7 @@ fn connect_to_group_witness(
     Err(error)
 }
 
-fn group_witness(
+fn prepare_group_member_for_lookup(
     mut connection: MySqlConnection,
     lost: &GroupMember,
 ) -> mysql::Result<MySqlConnection> {
