@@ -343,7 +343,8 @@ impl QueueWriter {
 }
 
 /// Maximum number of queued mails; a further mail gets 451. Each connection waits for at most one of them; the others were
-/// withdrawn while a store hung. The queue takes about 2 MB, and 20 MB more if all mails have been withdrawn.
+/// withdrawn while a store hung. This queue and that of mails to be tried again take about 2 MB each, and 20 MB more if all mails
+/// have been withdrawn.
 const MAX_QUEUED_MAILS: usize = 131_072;
 /// Number of rows at which a batch takes no further mail. Above 100 rows, a commit does not get cheaper per row.
 const MAX_BATCH_ROWS: usize = 256;
