@@ -1,8 +1,11 @@
-//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks.
+//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks, /feed for programs that want to know of
+//! new mail.
 
 use std::sync::Arc;
 
 use crate::connection::{self, ConnectionSettings, SharedSettings};
+use crate::feed::Feed;
+use crate::http::feed::answer_feed_request;
 use crate::http::{HttpRequest, HttpResponse};
 use crate::metrics::CONTENT_TYPE;
 use crate::net::accept_pool::AcceptPool;
@@ -13,10 +16,12 @@ pub struct StatusRequestHandler {
     pub pool: Arc<AcceptPool>,
     /// Settings of new connections: memory budget, store and certificate.
     pub settings: Arc<SharedSettings>,
+    /// The entries about saved rows.
+    pub feed: Arc<Feed>,
 }
 
 impl StatusRequestHandler {
-    /// Returns the answer to one request for /metrics, /livez or /readyz; 404 (Not Found) for another path.
+    /// Returns the answer to one request for /metrics, /livez, /readyz or /feed; 404 (Not Found) for another path.
     pub fn handle(&self, request: &HttpRequest) -> HttpResponse {
         match request.path {
             "/metrics" => {
@@ -35,9 +40,10 @@ impl StatusRequestHandler {
                     format!("{reason}\n{}", self.host_status_text()),
                 ),
             },
+            "/feed" => answer_feed_request(request, &self.feed, &self.settings),
             _ => HttpResponse::plain_text_response(
                 404,
-                "not found; use /metrics, /livez or /readyz\n",
+                "not found; use /metrics, /livez, /readyz or /feed\n",
             ),
         }
     }

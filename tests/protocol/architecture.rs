@@ -21,9 +21,14 @@ const PLAN: &[(&str, &[&str])] = &[
     ("mail", &["smtp", "sync"]),
     ("net", &["metrics", "sync"]),
     (
+        "feed",
+        &["mail", "smtp", "metrics", "logging", "panics", "sync"],
+    ),
+    (
         "store",
         &[
             "net",
+            "feed",
             "mail",
             "smtp",
             "metrics",
@@ -47,7 +52,10 @@ const PLAN: &[(&str, &[&str])] = &[
             "error_chain",
         ],
     ),
-    ("http", &["connection", "net", "smtp", "metrics", "sync"]),
+    (
+        "http",
+        &["connection", "net", "feed", "smtp", "metrics", "sync"],
+    ),
     (
         "server",
         &[
@@ -56,6 +64,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "check",
             "store",
             "net",
+            "feed",
             "mail",
             "smtp",
             "config",

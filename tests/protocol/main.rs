@@ -18,6 +18,7 @@ mod discarding;
 mod documentation;
 mod domains;
 mod environment;
+mod feed;
 mod file_modes;
 mod hold;
 mod known_holes;

@@ -11,6 +11,7 @@ use crate::check;
 use crate::check::database::TrialMailDomains;
 use crate::config::{Config, DatabaseServerAddress, DatabaseTlsMode};
 use crate::connection::{StoreLimits, StoreLimitsCell};
+use crate::feed::{Feed, PublishStream};
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::smtp::RecipientHook;
@@ -20,7 +21,9 @@ use crate::store::mysql::pool::{
 use crate::store::mysql::recipients::{self, RECIPIENT_CONNECTIONS, RecipientQuerySettings};
 use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
-use crate::store::redis::{RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings};
+use crate::store::redis::{
+    RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings, RedisStream,
+};
 use crate::store::retention::{LockWait, MySqlOldRows, OldRows, RetentionError};
 use crate::store::{
     BATCHES_IN_DOUBT_PER_WRITER, Diagnostic, StoreHealth, StoreOpener, StoreReadError,
@@ -37,6 +40,7 @@ impl StoreFactory for MySqlStoreFactory {
         config: &Config,
         limits: Arc<StoreLimitsCell>,
         metrics: &Arc<Metrics>,
+        feed: &Arc<Feed>,
     ) -> Result<RunningStore, StartError> {
         let health = StoreHealth::new(Arc::clone(metrics));
         let connector = Connector::new(
@@ -77,7 +81,7 @@ impl StoreFactory for MySqlStoreFactory {
                 body_store(),
             )))
         });
-        let store = start_writers(limits, config.save_workers, true, health, open)?;
+        let store = start_writers(limits, config.save_workers, true, health, feed, open)?;
         Ok(RunningStore {
             old_rows: Some(Arc::new(old_rows)),
             ..store
@@ -101,6 +105,21 @@ impl StoreFactory for MySqlStoreFactory {
 
     fn config_change_needs_new_recipient_lookup(&self, running: &Config, wanted: &Config) -> bool {
         recipient_query_settings(running) != recipient_query_settings(wanted)
+    }
+
+    fn feed_stream(&self, config: &Config) -> Result<Option<Box<dyn PublishStream>>, StartError> {
+        let (Some(name), Some(redis)) = (config.feed_target.stream(), redis_settings(config))
+        else {
+            return Ok(None);
+        };
+        if let Some(error) = redis.authorities_error() {
+            return Err(error.into());
+        }
+        Ok(Some(Box::new(RedisStream::new(
+            redis,
+            name,
+            config.feed_length,
+        ))))
     }
 
     fn max_descriptors_of_store(&self, config: &Config) -> usize {
@@ -310,15 +329,16 @@ fn max_mysql_descriptors(config: &Config) -> usize {
         + retention
 }
 
-/// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the
-/// hash slots of a cluster and the settings of a node.
+/// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, two to query the hash slots of
+/// a cluster and the settings of a node, and one for the stream of the feed.
 fn max_redis_descriptors(config: &Config) -> usize {
     let nodes = match config.redis_urls.len() {
         0 => return 0,
         1 => 1,
         configured => configured.max(MIN_CLUSTER_NODES),
     };
-    nodes * config.save_workers + 2
+    let feed = usize::from(config.feed_target.stream().is_some());
+    nodes * config.save_workers + 2 + feed
 }
 
 /// Number of threads that r2d2 uses to open connections (its default).

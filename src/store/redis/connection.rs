@@ -4,7 +4,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use r2d2_redis::redis::{ConnectionAddr, ConnectionLike, RedisError, RedisResult, Value};
 
@@ -70,6 +70,33 @@ impl RedisConnection {
         };
         stream.set_read_timeout(timeout)?;
         stream.set_write_timeout(timeout)
+    }
+
+    /// Sends commands and reads the reply to each, an error reply included, until `timeout` is over. Returns the replies, and the
+    /// error because of which further ones are missing; the connection is then closed.
+    pub fn run_pipeline(
+        &mut self,
+        commands: &[u8],
+        count: usize,
+        timeout: Duration,
+    ) -> (Vec<RedisResult<Value>>, Option<RedisError>) {
+        let until = Instant::now() + timeout;
+        let mut replies = Vec::with_capacity(count);
+        if let Err(error) = self.write(commands) {
+            return (replies, Some(error.into()));
+        }
+        for _ in 0..count {
+            if Instant::now() >= until {
+                self.close();
+                let late = io::Error::from(io::ErrorKind::TimedOut);
+                return (replies, Some(late.into()));
+            }
+            match self.read_redis_reply() {
+                Err(error) if !self.is_open => return (replies, Some(error)),
+                reply => replies.push(reply),
+            }
+        }
+        (replies, None)
     }
 
     fn read_redis_reply(&mut self) -> RedisResult<Value> {
