@@ -11,7 +11,7 @@ SYSCONFDIR ?= /etc
 STATEDIR ?= /var/lib/goguerrilla
 # Programs for administrators are in sbin, as with other mail servers.
 SBINDIR ?= $(PREFIX)/sbin
-MANDIR ?= $(PREFIX)/share/man/man8
+MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/goguerrilla
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
@@ -120,10 +120,9 @@ test-deps:
 tools:
 	@./tests/install-tools
 
-# The man page is committed, so that installing needs no cargo; a test fails if it is out of date.
+# The man pages are committed, so that installing needs no cargo; a test fails if they are out of date.
 man:
-	cargo run --locked --example man >dist/goguerrilla.8.new
-	mv dist/goguerrilla.8.new dist/goguerrilla.8
+	cargo run --locked --example man dist
 
 # Installs the server, as root, or as any user with DESTDIR. BINARY names another program than the release build; GUID
 # and SGID other ids than those of a new user goguerrilla.
