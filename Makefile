@@ -11,12 +11,14 @@ SYSCONFDIR ?= /etc
 STATEDIR ?= /var/lib/goguerrilla
 # Programs for administrators are in sbin, as with other mail servers.
 SBINDIR ?= $(PREFIX)/sbin
+# Where debuggers and backtraces look for the symbols of a stripped program; empty leaves them in the program.
+SYMBOLDIR ?= $(SBINDIR)/.debug
 MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/goguerrilla
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
-PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
-    CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
+PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' SYMBOLDIR='$(SYMBOLDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' \
+    UNITDIR='$(UNITDIR)' CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
 .PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools man install uninstall
 

@@ -26,6 +26,7 @@ mod man;
 const CONFIG: &str = "/etc/goguerrilla/goguerrilla.conf";
 const STATE: &str = "/var/lib/goguerrilla";
 const UNIT: &str = "/usr/local/lib/systemd/system/goguerrilla.service";
+const SYMBOLS: &str = "/usr/local/sbin/.debug/goguerrilla.debug";
 const DOCUMENTATION: &str = "/usr/local/share/doc/goguerrilla";
 
 #[test]
@@ -49,6 +50,7 @@ fn make_install_with_destdir_installs_the_documented_files_only() {
         CONFIG,
         UNIT,
         "/usr/local/lib/systemd/system/goguerrilla.socket",
+        SYMBOLS,
         "/usr/local/sbin/goguerrilla",
         "/usr/local/share/man/man5/goguerrilla.conf.5",
         "/usr/local/share/man/man8/goguerrilla.8",
@@ -113,6 +115,55 @@ fn make_install_uses_the_given_paths_and_ids() {
 }
 
 #[test]
+fn installed_program_has_its_symbols_in_a_file_that_debuggers_find() {
+    for program in ["nm", "objcopy", "addr2line"] {
+        testkit::needs_program(program);
+    }
+    let package = TempDir::new().expect("a temporary folder");
+    let below = |path: &str| package.path().join(&path[1..]).display().to_string();
+    make(package.path(), &["install"]);
+    let program = below("/usr/local/sbin/goguerrilla");
+    let run = |words: &[&str]| {
+        checked_output(words, testkit::command(words[0]).args(&words[1..]).output())
+    };
+    let symbols = run(&["nm", "--demangle", &program]);
+    assert!(symbols.contains("no symbols"), "{symbols}");
+    let symbols = run(&["nm", "--demangle", &below(SYMBOLS)]);
+    let function = symbols
+        .lines()
+        .find(|line| line.contains("panics::install_panic_hook"));
+    let (address, _) = function
+        .and_then(|line| line.split_once(' '))
+        .expect("a function");
+    let found = run(&[
+        "addr2line",
+        "--functions",
+        "--demangle",
+        "--exe",
+        &program,
+        address,
+    ]);
+    assert!(found.contains("install_panic_hook"), "{found}");
+    assert!(found.contains("src/panics.rs:"), "{found}");
+    // The machine code is that of the build.
+    let code = |program: &str| {
+        let code = below("/code");
+        run(&[
+            "objcopy",
+            "--output-target=binary",
+            "--only-section=.text",
+            program,
+            &code,
+        ]);
+        fs::read(&code).expect("a file of machine code")
+    };
+    assert!(code(&program) == code(binary()));
+
+    make(package.path(), &["install", "SYMBOLDIR="]);
+    assert!(fs::read(&program).expect("installed") == fs::read(binary()).expect("built"));
+}
+
+#[test]
 fn make_install_over_an_older_version_keeps_configuration_and_mails() {
     let package = TempDir::new().expect("a temporary folder");
     let below = |path: &str| package.path().join(&path[1..]);
@@ -129,7 +180,11 @@ fn make_install_over_an_older_version_keeps_configuration_and_mails() {
         output_text.contains(&format!("{CONFIG} is left as it was")),
         "{output_text}"
     );
-    assert!(fs::read(&program).expect("installed") == fs::read(binary()).expect("built"));
+    let version = checked_output(
+        &["--version"],
+        Command::new(&program).arg("--version").output(),
+    );
+    assert!(version.starts_with("goguerrilla "), "{version}");
     let is_untouched = || {
         assert_eq!(
             fs::read_to_string(below(CONFIG)).expect("the file is kept"),
