@@ -188,4 +188,4 @@ const MIN_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause after a failure: a Redis that is back is used within this time.
 const MAX_PAUSE: Duration = Duration::from_secs(4);
 /// Interval at which a failure is logged again.
-const LOG_INTERVAL: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(30);

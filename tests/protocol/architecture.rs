@@ -76,7 +76,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "server", "http", "store", "net", "config", "os", "logging", "metrics",
+            "server", "http", "store", "net", "feed", "config", "os", "logging", "metrics",
         ],
     ),
     (

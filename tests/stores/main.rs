@@ -5,6 +5,8 @@ mod check_mysql;
 mod check_redis;
 mod client_left;
 mod commit_in_doubt;
+mod feed;
+mod feed_examples;
 mod fleet;
 mod galera;
 mod growing;

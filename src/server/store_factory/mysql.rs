@@ -45,7 +45,7 @@ impl StoreFactory for MySqlStoreFactory {
         let health = StoreHealth::new(Arc::clone(metrics));
         let connector = Connector::new(
             mysql_settings(config),
-            callback_applying_table_limits(config, &limits),
+            callback_applying_table_limits(config, &limits, &health),
             &health,
         );
         let pool = Arc::new(pool::new_connection_pool(&connector));
@@ -141,6 +141,8 @@ impl StoreFactory for MySqlStoreFactory {
         }
         if let Some(redis) = redis_settings(config) {
             findings.extend(check::redis::check_redis_or_cluster(&redis));
+            let stream = config.feed_target.stream();
+            findings.extend(stream.and_then(|name| check::redis::check_feed_stream(&redis, name)));
         }
         findings
     }
@@ -205,8 +207,10 @@ fn body_store_maker(
 fn callback_applying_table_limits(
     config: &Config,
     limits: &Arc<StoreLimitsCell>,
+    health: &StoreHealth,
 ) -> TableInfoCallback {
     let (limits, table) = (Arc::clone(limits), table_name(config));
+    let health = health.clone();
     let at_start = config.max_content_octets;
     let previous = Mutex::new(None);
     Arc::new(move |info: &TableInfo| {
@@ -222,6 +226,7 @@ fn callback_applying_table_limits(
         let findings = check::database::check_table(info, &table, configured);
         findings.iter().for_each(log_finding);
         if let Some(columns) = &info.columns {
+            health.set_table_columns(columns);
             limits.set_limits(StoreLimits {
                 recipients: columns.columns_limiting_recipients(),
                 max_content_octets: info.max_storable_content_octets(),

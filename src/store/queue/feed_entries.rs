@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use super::outcome::ClaimedMail;
 use crate::feed::{Feed, FeedEntry};
 use crate::mail::Mail;
-use crate::store::{SaveError, SavedId, TableColumns};
+use crate::store::{SaveError, SavedId, StoreHealth, TableColumns};
 
 /// Returns one entry for each row of the mails that `outcomes` report as saved; none while the feed is off.
 ///
 /// The caller publishes them after it has answered the clients, so that the feed delays no reply.
 pub fn feed_entries_of_saved_mails(
     feed: &Feed,
+    health: &StoreHealth,
     mails: &[ClaimedMail],
     outcomes: &[Result<SavedId, SaveError>],
 ) -> Vec<FeedEntry> {
@@ -22,19 +23,18 @@ pub fn feed_entries_of_saved_mails(
     }
     let now = Timestamp::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
     let date: Arc<str> = Arc::from(now);
+    let columns = health.table_columns();
     let saved = mails
         .iter()
         .zip(outcomes)
         .filter(|(_, outcome)| outcome.is_ok());
     saved
-        .flat_map(|((_, mail), _)| entries_of_mail(mail, &date))
+        .flat_map(|((_, mail), _)| entries_of_mail(mail, &columns, &date))
         .collect()
 }
 
-/// Returns the entries of one mail. Sender and subject are cut as the table that `schema` prints cuts them; the row of a table
-/// with narrower columns holds less.
-fn entries_of_mail(mail: &Mail, date: &Arc<str>) -> Vec<FeedEntry> {
-    let columns = TableColumns::DEFAULT;
+/// Returns the entries of one mail. Sender and subject are cut as in its row.
+fn entries_of_mail(mail: &Mail, columns: &TableColumns, date: &Arc<str>) -> Vec<FeedEntry> {
     let from: Arc<str> = Arc::from(columns.from.truncate_to_column(mail.reverse_path()));
     let subject: Arc<str> = Arc::from(columns.subject.truncate_to_column(mail.subject()));
     let recipients = mail.recipients().iter();

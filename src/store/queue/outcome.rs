@@ -20,7 +20,7 @@ pub fn report_outcomes(
     outcomes: Vec<Result<SavedId, SaveError>>,
 ) {
     record_outcomes(health, &mails, &outcomes, |_| true);
-    let entries = feed_entries_of_saved_mails(feed, &mails, &outcomes);
+    let entries = feed_entries_of_saved_mails(feed, health, &mails, &outcomes);
     for ((queued, mail), outcome) in mails.into_iter().zip(outcomes) {
         queued.set_save_outcome(outcome, Some(mail));
     }

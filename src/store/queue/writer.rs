@@ -299,7 +299,7 @@ impl QueueWriter {
         record_outcomes(&self.health, &mails, &outcomes, |reason| {
             failed.is_to_be_logged(reason)
         });
-        let entries = feed_entries_of_saved_mails(&self.feed, &mails, &outcomes);
+        let entries = feed_entries_of_saved_mails(&self.feed, &self.health, &mails, &outcomes);
         for ((queued, mail), outcome) in mails.into_iter().zip(outcomes) {
             match outcome {
                 Err(error) => self.queue.fail_claimed_mail((queued, mail), error),

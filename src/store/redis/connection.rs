@@ -2,10 +2,13 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use r2d2_redis::redis::{ConnectionAddr, ConnectionLike, RedisError, RedisResult, Value};
 
 use super::reply::read_resp_value;
@@ -70,6 +73,17 @@ impl RedisConnection {
         };
         stream.set_read_timeout(timeout)?;
         stream.set_write_timeout(timeout)
+    }
+
+    /// Returns whether the server has neither closed the connection nor sent anything that was not asked for.
+    pub fn is_idle(&self) -> bool {
+        let descriptor = match self.stream.get_ref() {
+            RedisSocket::Tcp(stream) => stream.as_raw_fd(),
+            RedisSocket::Tls(stream) => stream.socket().as_raw_fd(),
+            RedisSocket::Unix(stream) => stream.as_raw_fd(),
+        };
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        self.is_open && recv(descriptor, &mut [0], flags) == Err(Errno::EAGAIN)
     }
 
     /// Sends commands and reads the reply to each, an error reply included, until `timeout` is over. Returns the replies, and the

@@ -7,7 +7,7 @@
 //! (MOVED), which is then used until it fails or names another one. No slot table is needed for that.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use r2d2_redis::redis;
 
@@ -26,22 +26,7 @@ pub struct RedisStream {
     configured: usize,
     /// URL of the node that owns the stream, if it is not the configured one.
     owner: Option<String>,
-    open: Option<OpenConnection>,
-}
-
-struct OpenConnection {
-    connection: RedisConnection,
-    used_at: Instant,
-}
-
-impl OpenConnection {
-    /// Returns the connection if it was just used or answers PING. The server may have closed an idle connection, and entries
-    /// that are sent on it would be in doubt.
-    fn if_working(mut self) -> Option<OpenConnection> {
-        let is_working = self.used_at.elapsed() < TRUSTED_IDLE_TIME
-            || (redis::cmd("PING").query::<redis::Value>(&mut self.connection)).is_ok();
-        is_working.then_some(self)
-    }
+    open: Option<RedisConnection>,
 }
 
 /// The replies to a pipeline: which entries remain and why.
@@ -68,17 +53,15 @@ impl RedisStream {
         self.settings.urls.len() > 1
     }
 
-    /// Returns a connection that works: the open one, which is tested after a pause, or a new one.
-    fn connection(&mut self) -> redis::RedisResult<&mut OpenConnection> {
-        let working = self.open.take().and_then(OpenConnection::if_working);
-        let open = match working {
+    /// Returns the open connection, or a new one if the server has closed it: entries that are sent on a closed connection would
+    /// be in doubt.
+    fn connection(&mut self) -> redis::RedisResult<&mut RedisConnection> {
+        let idle = self.open.take().filter(RedisConnection::is_idle);
+        let open = match idle {
             Some(open) => open,
             None => {
                 let connector = Connector::new(self.url(), self.settings.ca_file.as_deref())?;
-                OpenConnection {
-                    connection: connector.connect(REPLY_TIMEOUT)?,
-                    used_at: Instant::now(),
-                }
+                connector.connect(REPLY_TIMEOUT)?
             }
         };
         Ok(self.open.insert(open))
@@ -111,9 +94,7 @@ impl RedisStream {
         };
         let per_entry = if is_asking { 2 } else { 1 };
         let (replies, mut error) =
-            open.connection
-                .run_pipeline(&commands, entries.len() * per_entry, SEND_TIMEOUT);
-        open.used_at = Instant::now();
+            open.run_pipeline(&commands, entries.len() * per_entry, SEND_TIMEOUT);
         let mut refused = Vec::new();
         let mut answered = 0;
         let replies = replies.into_iter().skip(per_entry - 1).step_by(per_entry);
@@ -245,7 +226,5 @@ impl RedisStream {
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout for all replies to a pipeline.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time after which an idle connection is tested before it is used. A connection that the server closes sooner costs a batch.
-const TRUSTED_IDLE_TIME: Duration = Duration::from_secs(1);
 /// Maximum number of redirections that are followed: MOVED to the owner and ASK from there, once more if a slot moves meanwhile.
 const MAX_REDIRECTS: usize = 3;
