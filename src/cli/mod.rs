@@ -5,6 +5,7 @@ mod follow;
 mod list_show;
 mod progress;
 mod prune;
+mod ready;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -20,6 +21,7 @@ use self::list_show::{
     mails_as_json, mails_as_text_table, open_store_reader, validate_mail_id_argument,
 };
 use self::prune::{parse_days_option, prune};
+use self::ready::ask_whether_server_is_ready;
 use crate::config::{Config, EnvironmentSettings};
 use crate::daemon;
 use crate::panics;
@@ -89,6 +91,8 @@ enum CliCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Asks /readyz of GM_STATUS_INTERFACE whether the running server takes mail, and prints the answer; exit status 1 if not.
+    Ready,
 }
 
 /// An unsuccessful run: error text and exit status.
@@ -191,6 +195,7 @@ pub fn run(
             Ok(())
         }
         Some(CliCommand::Prune { days, dry_run }) => prune(&config, *days, *dry_run),
+        Some(CliCommand::Ready) => ask_whether_server_is_ready(&config),
         Some(CliCommand::Show { hash }) => {
             let mut reader = open_store_reader(&config)?;
             validate_mail_id_argument(hash)?;

@@ -36,6 +36,7 @@ mod properties;
 mod proxy;
 mod readiness;
 mod reading;
+mod ready;
 mod recipient_hook;
 mod recipients;
 mod refusals;
