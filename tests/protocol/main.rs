@@ -20,6 +20,7 @@ mod domains;
 mod environment;
 mod feed;
 mod file_modes;
+mod follow;
 mod hold;
 mod known_holes;
 mod limits;

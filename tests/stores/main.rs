@@ -8,6 +8,7 @@ mod commit_in_doubt;
 mod feed;
 mod feed_examples;
 mod fleet;
+mod follow;
 mod galera;
 mod growing;
 mod hold;

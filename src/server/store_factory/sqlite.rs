@@ -10,6 +10,7 @@ use crate::connection::StoreLimitsCell;
 use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::server::StartError;
+use crate::store::follow::{FollowedRows, SqliteFollowedRows};
 use crate::store::retention::{OldRows, RetentionError, SqliteOldRows};
 use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore, low_space_reason};
 use crate::store::{
@@ -87,6 +88,15 @@ impl StoreFactory for SqliteStoreFactory {
     fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {
         let reader = SqliteMailReader::open(&config.sqlite_file, &table_name(config))?;
         Ok(Box::new(reader))
+    }
+
+    fn open_followed_rows(
+        &self,
+        config: &Config,
+        to: Option<&str>,
+    ) -> Result<Box<dyn FollowedRows>, StoreReadError> {
+        let rows = SqliteFollowedRows::open(&config.sqlite_file, &table_name(config), to)?;
+        Ok(Box::new(rows))
     }
 
     fn open_old_rows(

@@ -8,6 +8,7 @@ pub mod ended;
 pub mod fault_proxy;
 pub mod feed;
 pub mod fleet;
+pub mod follow;
 pub mod front;
 pub mod galera;
 pub mod galera_faults;
