@@ -240,11 +240,8 @@ mod tests {
         let feed = feed_that_is_on();
         feed.publish(vec![entry("a")]);
         let reader = feed.open_reader().unwrap();
-        let waiting = Arc::clone(&feed);
-        let waiter = thread::spawn(move || {
-            let cursor = waiting.cursor_at_end();
-            cursor.wait(testkit::TEST_TIMEOUT, || false)
-        });
+        let cursor = feed.cursor_at_end();
+        let waiter = thread::spawn(move || cursor.wait(testkit::TEST_TIMEOUT, || false));
         feed.turn_off();
         let is_entry_found = waiter.join().unwrap();
         assert!(!is_entry_found);

@@ -353,7 +353,7 @@ fn sighup_changes_the_stream_and_an_invalid_one_leaves_the_old() {
             (redis.stream_entries(stream).len() == 1).then_some(())
         });
     }
-    let _ = testkit::write_config(server.folder.path(), &settings("not valid"));
+    testkit::write_config(server.folder.path(), &settings("not valid"));
     server.signal(Signal::SIGHUP);
     server.wait_for_log(" reload_refused ");
     deliver(&server, ["still to b".to_owned()]);
