@@ -8,6 +8,7 @@ mod database_tls;
 mod document;
 mod environment;
 mod error;
+mod go_guerrilla;
 mod hold_time;
 mod invariants;
 mod keep_days;
@@ -35,6 +36,7 @@ pub use builder::ConfigBuilder;
 pub use database_tls::DatabaseTlsMode;
 pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
+pub use go_guerrilla::go_guerrilla_key_notes;
 pub use keep_days::{EXPECTED_DAYS, parse_days};
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
