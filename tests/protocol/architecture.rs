@@ -186,6 +186,44 @@ fn module_layers_match_the_list_in_lib_rs() {
 }
 
 #[test]
+fn architecture_page_lists_every_import_and_every_thread() {
+    let page = read("docs/architecture.md");
+    let rows_of = |section: &str| -> Vec<Vec<&str>> {
+        let section = page.split("\n## ").find(|text| text.starts_with(section));
+        let lines = section.expect("a section").lines();
+        let rows = lines.filter_map(|line| line.strip_prefix("| "));
+        rows.map(|row| row.split('|').map(str::trim).collect())
+            .collect()
+    };
+    let rows = rows_of("Modules");
+    for (part, allowed) in PLAN {
+        // lib.rs and internals re-export everything and are described below the table.
+        if ["lib", "internals"].contains(part) {
+            continue;
+        }
+        let row = rows
+            .iter()
+            .find(|row| row[0].split(", ").any(|name| name == *part));
+        let row = row.unwrap_or_else(|| panic!("docs/architecture.md has no row for {part}"));
+        assert_eq!(row[1], allowed.join(" "), "{part}");
+    }
+    let rows = rows_of("Threads");
+    let threads: BTreeSet<&str> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
+    for (file, code) in sources() {
+        for begin in [".name(\"", ".name(format!(\"", "http_thread_builder(\""] {
+            for rest in code.split(begin).skip(1) {
+                let name = rest.split('"').next().expect("a name");
+                let name = name.split('{').next().expect("a beginning");
+                let is_listed = threads
+                    .iter()
+                    .any(|thread| *thread == name || thread.strip_suffix('N') == Some(name));
+                assert!(is_listed, "{}: thread {name}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
 fn smtp_module_uses_no_socket_clock_thread_or_log() {
     let mut faults = Vec::new();
     for (file, code) in sources().filter(|(file, _)| part(file) == "smtp") {

@@ -26,6 +26,7 @@ mod known_holes;
 mod limits;
 mod log;
 mod memory;
+mod migration;
 mod named;
 mod panics;
 mod password_files;
