@@ -4,6 +4,8 @@ mod anomalies;
 mod clients;
 mod clock;
 mod database_moved;
+mod deb;
+mod debian_machine;
 mod dependencies;
 mod dependent;
 mod examples;
