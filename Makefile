@@ -20,7 +20,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' SYMBOLDIR='$(SYMBOLDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' \
     UNITDIR='$(UNITDIR)' CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools man install uninstall deb
+.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools man install uninstall deb image
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
 # goguerrilla.conf from the sample and a certificate in certs/.
@@ -135,6 +135,12 @@ install:
 deb:
 	@[ -n '$(BINARY)' ] || cargo build --release --locked
 	@BINARY='$(BINARY)' VERSION='$(VERSION)' OUT='$(OUT)' ./dist/build-deb
+
+# Makes an image for containers, IMAGE, with buildah, podman or docker, whose libraries are from the image BASE.
+IMAGE ?= goguerrilla
+image:
+	@[ -n '$(BINARY)' ] || cargo build --release --locked
+	@BINARY='$(BINARY)' IMAGE='$(IMAGE)' BASE='$(BASE)' ./dist/build-image
 
 # Uninstalls the server but keeps data, configuration and user.
 uninstall:

@@ -679,7 +679,9 @@ fn documentation_files() -> Vec<String> {
     }
     files.push("goguerrilla.conf.sample".to_owned());
     let not_copied = [
+        "Containerfile",
         "build-deb",
+        "build-image",
         "goguerrilla.8",
         "goguerrilla.conf.5",
         "goguerrilla.service.in",

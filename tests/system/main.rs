@@ -10,6 +10,7 @@ mod dependencies;
 mod dependent;
 mod examples;
 mod haproxy;
+mod image;
 mod install;
 mod log;
 mod mtas;
