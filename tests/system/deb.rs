@@ -25,97 +25,105 @@ fn debian_package_serves_after_installation_and_upgrade_and_keeps_mail_when_purg
     assert_lintian_finds_nothing(folder.path());
     let second = with_next_version(folder.path(), &first);
     let site = Site { machine };
-
     site.install(&first);
-    let run = |words: &[&str]| site.machine.run(words);
-    let owner = |file: &str| run(&["stat", "--format=%U:%G %a", file]);
-    assert_eq!(owner(CONFIG), "root:goguerrilla 640\n");
-    assert_eq!(owner(STATE), "goguerrilla:goguerrilla 750\n");
-    assert_eq!(owner("/etc/logrotate.d/goguerrilla"), "root:root 644\n");
-    for file in ["man8/goguerrilla.8.gz", "man5/goguerrilla.conf.5.gz"] {
-        run(&["test", "-s", &format!("/usr/share/man/{file}")]);
+    assert_is_installed_like_documented(&site);
+    site.send_mail("first");
+    assert_upgrade_keeps_configuration_and_mail(&site, &second);
+    assert_socket_unit_is_kept_and_stopped_at_removal(&site, &second);
+    site.install(&second);
+    site.send_mail("fourth");
+    assert_eq!(site.subjects(), ["fourth", "third", "second", "first"]);
+    assert_purge_keeps_only_mail(&site);
+}
+
+fn assert_is_installed_like_documented(site: &Site) {
+    assert_eq!(site.owner(CONFIG), "root:goguerrilla 640\n");
+    assert_eq!(site.owner(STATE), "goguerrilla:goguerrilla 750\n");
+    let logrotate = site.owner("/etc/logrotate.d/goguerrilla");
+    assert_eq!(logrotate, "root:root 644\n");
+    for page in ["man8/goguerrilla.8.gz", "man5/goguerrilla.conf.5.gz"] {
+        site.run(&["test", "-s", &format!("/usr/share/man/{page}")]);
     }
-    let enabled = site.machine.output(&[
+    let enabled = [
         "systemctl",
         "is-enabled",
         "goguerrilla.service",
         "goguerrilla.socket",
-    ]);
-    assert_eq!(enabled.stdout, b"enabled\ndisabled\n");
-    let process = site.main_process();
-    assert_eq!(
-        owner(&format!("/proc/{process}")),
-        "goguerrilla:goguerrilla 555\n"
-    );
-    site.send_mail("first");
-
-    let check = [
-        "runuser",
-        "--user=goguerrilla",
-        "--",
-        "goguerrilla",
-        "check",
-        &format!("-config={CONFIG}"),
     ];
-    let checked = run(&check);
+    assert_eq!(site.machine.output(&enabled).stdout, b"enabled\ndisabled\n");
+    let process = site.owner(&format!("/proc/{}", site.main_process()));
+    assert_eq!(process, "goguerrilla:goguerrilla 555\n");
+    let config = format!("-config={CONFIG}");
+    let check = ["goguerrilla", "check", &config];
+    let checked = site.run(&[&["runuser", "--user=goguerrilla", "--"], &check[..]].concat());
     assert!(
         checked.lines().all(|line| line.contains("cannot bind")),
         "{checked}"
     );
-    run(&["systemctl", "reload", "goguerrilla"]);
+    site.run(&["systemctl", "reload", "goguerrilla"]);
+}
 
-    // An upgrade keeps the changed configuration and the mail, and restarts the server.
-    run(&[
-        "sed",
-        "-i",
-        r#"s/"GSMTP_HOST_NAME": ""/"GSMTP_HOST_NAME": "mx.edited.test"/"#,
-        CONFIG,
-    ]);
-    site.install(&second);
+fn assert_upgrade_keeps_configuration_and_mail(site: &Site, next: &str) {
+    let change = r#"s/"GSMTP_HOST_NAME": ""/"GSMTP_HOST_NAME": "mx.edited.test"/"#;
+    site.run(&["sed", "-i", change, CONFIG]);
+    let process = site.main_process();
+    site.install(next);
     assert_ne!(site.main_process(), process);
-    assert_eq!(owner(CONFIG), "root:goguerrilla 640\n");
+    assert_eq!(site.owner(CONFIG), "root:goguerrilla 640\n");
     site.send_mail("second");
     assert_eq!(site.subjects(), ["second", "first"]);
     assert!(site.newest_content().contains("by mx.edited.test with"));
+}
 
-    // With the socket unit, a new installation keeps the ports open.
-    run(&["systemctl", "stop", "goguerrilla"]);
-    run(&["systemctl", "enable", "--now", "goguerrilla.socket"]);
-    run(&["systemctl", "start", "goguerrilla"]);
-    run(&["apt-get", "install", "--yes", "--reinstall", &second]);
-    run(&[
+fn assert_socket_unit_is_kept_and_stopped_at_removal(site: &Site, package: &str) {
+    site.run(&["systemctl", "stop", "goguerrilla"]);
+    site.run(&["systemctl", "enable", "--now", "goguerrilla.socket"]);
+    site.run(&["systemctl", "start", "goguerrilla"]);
+    let socket_since = || site.property("ActiveEnterTimestampMonotonic", "goguerrilla.socket");
+    let since = socket_since();
+    site.run(&["apt-get", "install", "--yes", "--reinstall", package]);
+    let is_active = [
         "systemctl",
         "is-active",
         "goguerrilla.socket",
         "goguerrilla.service",
-    ]);
+    ];
+    site.run(&is_active);
+    assert_eq!(socket_since(), since, "the ports were not closed");
     site.send_mail("third");
 
-    // Removing it keeps the configuration and the mail for the next installation.
-    run(&["apt-get", "remove", "--yes", "goguerrilla"]);
-    run(&["test", "!", "-e", "/usr/sbin/goguerrilla"]);
-    run(&["grep", "mx.edited.test", CONFIG]);
-    site.install(&second);
-    site.send_mail("fourth");
-    assert_eq!(site.subjects(), ["fourth", "third", "second", "first"]);
+    site.run(&["apt-get", "remove", "--yes", "goguerrilla"]);
+    let active = site.machine.output(&is_active);
+    assert_eq!(active.stdout, b"inactive\ninactive\n");
+    site.run(&["test", "!", "-e", "/usr/sbin/goguerrilla"]);
+    site.run(&["grep", "mx.edited.test", CONFIG]);
+}
 
-    let purged = run(&["apt-get", "purge", "--yes", "goguerrilla"]);
-    assert!(
-        purged.contains("The mail in /var/lib/goguerrilla and the user goguerrilla are kept."),
-        "{purged}"
-    );
-    run(&["test", "!", "-e", "/etc/goguerrilla"]);
-    run(&["test", "!", "-e", "/etc/logrotate.d/goguerrilla"]);
-    assert_eq!(
-        owner(&format!("{STATE}/goguerrilla.db")),
-        "goguerrilla:goguerrilla 600\n"
-    );
-    assert_eq!(run(&["systemctl", "--failed", "--quiet"]), "");
-    let left = site
-        .machine
-        .output(&["systemctl", "list-unit-files", "--quiet", "goguerrilla*"]);
-    assert_eq!(left.stdout, b"");
-    assert_eq!(run(&["dpkg", "--audit"]), "");
+fn assert_purge_keeps_only_mail(site: &Site) {
+    let purged = site.run(&["apt-get", "purge", "--yes", "goguerrilla"]);
+    let kept = format!("The mail in {STATE} and the user goguerrilla are kept.");
+    assert!(purged.contains(&kept), "{purged}");
+    let database = site.owner(&format!("{STATE}/goguerrilla.db"));
+    assert_eq!(database, "goguerrilla:goguerrilla 600\n");
+    let find = [
+        "find",
+        "/etc",
+        "/usr",
+        "/var/log",
+        "/var/lib/systemd",
+        "-name",
+        "*goguerrilla*",
+    ];
+    assert_eq!(site.run(&find), "");
+    let units = site.run(&[
+        "systemctl",
+        "list-units",
+        "--all",
+        "--quiet",
+        "goguerrilla*",
+    ]);
+    assert_eq!(units, "");
+    assert_eq!(site.run(&["dpkg", "--audit"]), "");
 }
 
 /// A machine with the package.
@@ -126,19 +134,27 @@ struct Site {
 impl Site {
     /// Installs a package, after which the service must be active.
     fn install(&self, package: &str) {
-        self.machine.run(&["apt-get", "install", "--yes", package]);
-        self.machine.run(&["systemctl", "is-active", "goguerrilla"]);
+        self.run(&["apt-get", "install", "--yes", package]);
+        self.run(&["systemctl", "is-active", "goguerrilla"]);
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        self.machine.run(words)
+    }
+
+    /// Returns the owner, group and mode of a file.
+    fn owner(&self, file: &str) -> String {
+        self.run(&["stat", "--format=%U:%G %a", file])
+    }
+
+    fn property(&self, name: &str, unit: &str) -> String {
+        let property = format!("--property={name}");
+        let value = self.run(&["systemctl", "show", &property, "--value", unit]);
+        value.trim().to_owned()
     }
 
     fn main_process(&self) -> String {
-        let show = [
-            "systemctl",
-            "show",
-            "--property=MainPID",
-            "--value",
-            "goguerrilla",
-        ];
-        self.machine.run(&show).trim().to_owned()
+        self.property("MainPID", "goguerrilla.service")
     }
 
     /// Delivers a mail to port 25, which must be acknowledged.
@@ -176,7 +192,7 @@ impl Site {
             "--json",
             &format!("-config={CONFIG}"),
         ];
-        serde_json::from_str(&self.machine.run(&list)).expect("JSON")
+        serde_json::from_str(&self.run(&list)).expect("JSON")
     }
 }
 
