@@ -47,7 +47,7 @@ build:
 check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test compat -- -D warnings
+	cargo clippy --locked --test compat --test soak -- -D warnings
 	set -e; for features in '' sqlite mysql; do \
 	    cargo clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings; \
 	done
