@@ -53,10 +53,10 @@ impl StatusRequestHandler {
 
     /// Returns one line for each database host if several are configured, otherwise an empty text.
     fn host_status_text(&self) -> String {
-        let lines = self.settings().saver.health().host_status_lines();
-        let lines = lines.iter();
-        lines
-            .map(|line| line.replace(char::is_control, " ") + "\n")
+        let hosts = self.settings().saver.health().host_status();
+        let hosts = hosts.iter();
+        hosts
+            .map(|host| host.to_string().replace(char::is_control, " ") + "\n")
             .collect()
     }
 

@@ -7,6 +7,7 @@ mod column;
 mod commit_in_doubt;
 mod diagnostic;
 mod health;
+mod host_status;
 mod memory;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -30,6 +31,7 @@ pub use column::{ColumnCharset, ColumnWidth, RecipientAddressColumns, TextColumn
 pub use commit_in_doubt::{CommitInDoubt, CommitLookUp};
 pub use diagnostic::Diagnostic;
 pub use health::StoreHealth;
+pub use host_status::{HostState, HostStatus};
 pub use memory::MemoryStore;
 pub use queue::{BATCHES_IN_DOUBT_PER_WRITER, HoldLimit, SaveQueue, StoreOpener, WriterThreads};
 pub use reader::{ListedMail, ListedMailSize, StoreReadError, StoredMailReader};
