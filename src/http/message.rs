@@ -12,6 +12,8 @@ pub struct HttpRequest<'a> {
     pub method: &'a str,
     /// The path without the query.
     pub path: &'a str,
+    /// The text after the first `?` of the target; empty if there is none.
+    pub query: &'a str,
     /// The client's address; an IPv4-mapped address is converted to IPv4.
     pub peer: SocketAddr,
     /// The local address that the client connected to; an IPv4-mapped address is converted to IPv4.
@@ -31,11 +33,15 @@ impl<'a> HttpRequest<'a> {
     /// Returns the value of the first header called `name` (case is ignored), without surrounding whitespace; `None` if the
     /// request has no such header.
     pub fn request_header_value(&self, name: &str) -> Option<&'a [u8]> {
-        let header = self
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name));
-        header.map(|header| header.value.trim_ascii())
+        self.request_header_values(name).next()
+    }
+
+    /// Returns the value of each header called `name` (case is ignored), without surrounding whitespace.
+    pub fn request_header_values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let headers = self.headers.iter();
+        headers
+            .filter(move |header| header.name.eq_ignore_ascii_case(name))
+            .map(|header| header.value.trim_ascii())
     }
 }
 

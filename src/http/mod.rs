@@ -2,6 +2,7 @@
 
 pub mod auth_http;
 mod message;
+mod request_guard;
 mod server;
 pub mod status;
 

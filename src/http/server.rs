@@ -127,9 +127,11 @@ pub fn http_response_to_request_head(
         return Some(response.http_response_octets(true));
     };
     let target = parsed.path.unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let request = HttpRequest {
         method,
-        path: target.split('?').next().unwrap_or(target),
+        path,
+        query,
         peer,
         local,
         headers: parsed.headers,
