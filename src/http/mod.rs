@@ -1,10 +1,11 @@
-//! HTTP endpoints: nginx's auth_http, metrics and health checks.
+//! HTTP endpoints: nginx's auth_http, metrics, health checks and the status page.
 
 pub mod auth_http;
 mod message;
 mod request_guard;
 mod server;
 pub mod status;
+mod status_page;
 
 pub use message::{HttpRequest, HttpResponse};
 pub use server::{HttpRequestHandler, MAX_HTTP_CONNECTIONS, http_response_to_request_head, serve};

@@ -1,22 +1,46 @@
-//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks.
+//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks, and the status page for people.
 
+use std::io;
 use std::sync::Arc;
 
+use super::status_page::StatusPage;
 use crate::connection::{self, ConnectionSettings, SharedSettings};
 use crate::http::{HttpRequest, HttpResponse};
-use crate::metrics::CONTENT_TYPE;
+use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::net::accept_pool::AcceptPool;
 
 /// Answers requests to the status endpoints.
 pub struct StatusRequestHandler {
     /// Provides the number of connections and the shutdown state.
-    pub pool: Arc<AcceptPool>,
+    pool: Arc<AcceptPool>,
     /// Settings of new connections: memory budget, store and certificate.
-    pub settings: Arc<SharedSettings>,
+    settings: Arc<SharedSettings>,
+    page: StatusPage,
 }
 
 impl StatusRequestHandler {
-    /// Returns the answer to one request for /metrics, /livez or /readyz; 404 (Not Found) for another path.
+    /// Starts the thread that the status page needs, which ends when the returned value is dropped.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(
+        pool: Arc<AcceptPool>,
+        settings: Arc<SharedSettings>,
+    ) -> io::Result<StatusRequestHandler> {
+        let page = StatusPage::start(Arc::clone(&pool), Arc::clone(&settings))?;
+        Ok(StatusRequestHandler {
+            pool,
+            settings,
+            page,
+        })
+    }
+
+    /// Returns the metrics of the server.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        self.pool.metrics()
+    }
+
+    /// Returns the answer to one request; 404 (Not Found) for an unknown path.
     pub fn handle(&self, request: &HttpRequest) -> HttpResponse {
         match request.path {
             "/metrics" => {
@@ -25,7 +49,7 @@ impl StatusRequestHandler {
             }
             // Any answer shows that the process is alive.
             "/livez" => HttpResponse::plain_text_response(200, "ok\n"),
-            "/readyz" => match self.unready_reason() {
+            "/readyz" => match unready_reason(&self.pool, &self.settings()) {
                 None => HttpResponse::plain_text_response(
                     200,
                     format!("ok\n{}", self.host_status_text()),
@@ -35,20 +59,13 @@ impl StatusRequestHandler {
                     format!("{reason}\n{}", self.host_status_text()),
                 ),
             },
-            _ => HttpResponse::plain_text_response(
-                404,
-                "not found; use /metrics, /livez or /readyz\n",
-            ),
+            _ => {
+                let page = self
+                    .page
+                    .handle(request, &self.settings().session.host_name);
+                page.unwrap_or_else(|| HttpResponse::plain_text_response(404, NOT_FOUND))
+            }
         }
-    }
-
-    /// Returns in one line why no mail can be accepted now; `None` if mail can be accepted.
-    fn unready_reason(&self) -> Option<String> {
-        if self.pool.is_draining() {
-            return Some("draining".to_owned());
-        }
-        let reason = self.settings().saver.health().store_unready_reason()?;
-        Some(format!("store: {}", reason.replace(char::is_control, " ")))
     }
 
     /// Returns one line for each database host if several are configured, otherwise an empty text.
@@ -64,3 +81,14 @@ impl StatusRequestHandler {
         self.settings.current()
     }
 }
+
+/// Returns in one line why no mail can be accepted now; `None` if mail can be accepted.
+pub fn unready_reason(pool: &AcceptPool, settings: &ConnectionSettings) -> Option<String> {
+    if pool.is_draining() {
+        return Some("draining".to_owned());
+    }
+    let reason = settings.saver.health().store_unready_reason()?;
+    Some(format!("store: {}", reason.replace(char::is_control, " ")))
+}
+
+const NOT_FOUND: &str = "not found; use /, /metrics, /livez or /readyz\n";

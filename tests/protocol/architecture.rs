@@ -47,7 +47,18 @@ const PLAN: &[(&str, &[&str])] = &[
             "error_chain",
         ],
     ),
-    ("http", &["connection", "net", "smtp", "metrics", "sync"]),
+    (
+        "http",
+        &[
+            "connection",
+            "store",
+            "net",
+            "smtp",
+            "metrics",
+            "panics",
+            "sync",
+        ],
+    ),
     (
         "server",
         &[
