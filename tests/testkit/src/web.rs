@@ -4,7 +4,7 @@
 //! The clients that exist as crates are asynchronous; the protocol is JSON over HTTP, so this file is enough.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 
@@ -134,10 +134,9 @@ impl Browser {
         entries.map(line).collect()
     }
 
-    /// Returns a PNG image of the whole page, with at most 256 colors.
+    /// Returns a PNG image of the visible part of the page.
     pub fn screenshot(&self) -> Vec<u8> {
-        let options =
-            json!({"format": "png", "captureBeyondViewport": true, "optimizeForSpeed": false});
+        let options = json!({"format": "png", "optimizeForSpeed": false});
         let image = self.devtools("Page.captureScreenshot", &options);
         let encoded = image["data"].as_str().expect("an image");
         STANDARD.decode(encoded).expect("base64")
@@ -171,12 +170,9 @@ impl Browser {
             body.len()
         );
         socket.write_all((head + &body).as_bytes())?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP response");
-        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body}"));
-        Ok((code.expect("three digits"), value))
+        let (code, body) = read_response(BufReader::new(socket))?;
+        let value = serde_json::from_slice(&body).expect("JSON");
+        Ok((code, value))
     }
 }
 
@@ -187,6 +183,24 @@ impl Drop for Browser {
         let _ = self.driver.kill();
         let _ = self.driver.wait();
     }
+}
+
+/// Returns the status and the body of a response. ChromeDriver keeps the connection open, so the body ends by its length.
+fn read_response(mut response: impl BufRead) -> std::io::Result<(u16, Vec<u8>)> {
+    let mut line = String::new();
+    response.read_line(&mut line)?;
+    let code = line.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let mut length = 0;
+    while line.trim_end() != "" {
+        line.clear();
+        response.read_line(&mut line)?;
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a length");
+        }
+    }
+    let mut body = vec![0; length];
+    response.read_exact(&mut body)?;
+    Ok((code.expect("three digits"), body))
 }
 
 /// Returns the port that ChromeDriver prints after its start.
