@@ -11,12 +11,14 @@ SYSCONFDIR ?= /etc
 STATEDIR ?= /var/lib/goguerrilla
 # Programs for administrators are in sbin, as with other mail servers.
 SBINDIR ?= $(PREFIX)/sbin
-MANDIR ?= $(PREFIX)/share/man/man8
+# Where debuggers and backtraces look for the symbols of a stripped program; empty leaves them in the program.
+SYMBOLDIR ?= $(SBINDIR)/.debug
+MANDIR ?= $(PREFIX)/share/man
 DOCDIR ?= $(PREFIX)/share/doc/goguerrilla
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
-PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' UNITDIR='$(UNITDIR)' \
-    CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
+PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' SYMBOLDIR='$(SYMBOLDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' \
+    UNITDIR='$(UNITDIR)' CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
 .PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools man install uninstall
 
@@ -45,7 +47,7 @@ build:
 check:
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked --test compat -- -D warnings
+	cargo clippy --locked --test compat --test soak -- -D warnings
 	set -e; for features in '' sqlite mysql; do \
 	    cargo clippy --locked --all-targets --no-default-features --features "$$features" -- -D warnings; \
 	done
@@ -120,10 +122,9 @@ test-deps:
 tools:
 	@./tests/install-tools
 
-# The man page is committed, so that installing needs no cargo; a test fails if it is out of date.
+# The man pages are committed, so that installing needs no cargo; a test fails if they are out of date.
 man:
-	cargo run --locked --example man >dist/goguerrilla.8.new
-	mv dist/goguerrilla.8.new dist/goguerrilla.8
+	cargo run --locked --example man dist
 
 # Installs the server, as root, or as any user with DESTDIR. BINARY names another program than the release build; GUID
 # and SGID other ids than those of a new user goguerrilla.

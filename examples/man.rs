@@ -1,17 +1,36 @@
-//! Writes the man page goguerrilla(8) to standard output. `make man` updates dist/goguerrilla.8 with it.
+//! Writes the man pages goguerrilla(8) and goguerrilla.conf(5) to a folder. `make man` updates those in dist with it.
+
+#[path = "man/configuration.rs"]
+mod configuration;
+#[path = "man/markdown.rs"]
+mod markdown;
 
 use std::io::{self, Write};
+use std::path::Path;
+use std::{env, fs};
 
 use clap::Command;
 use clap_mangen::Man;
 use goguerrilla::internals::cli;
 
 fn main() -> io::Result<()> {
-    io::stdout().write_all(&page()?)
+    let folder = env::args_os().nth(1).unwrap_or_else(|| "dist".into());
+    for (name, page) in pages()? {
+        fs::write(Path::new(&folder).join(name), page)?;
+    }
+    Ok(())
 }
 
-/// Returns the man page: the command line from its clap definition, then the sections about running the server.
-pub fn page() -> io::Result<Vec<u8>> {
+/// Returns the file name and the content of each man page.
+pub fn pages() -> io::Result<[(&'static str, Vec<u8>); 2]> {
+    Ok([
+        ("goguerrilla.8", server_page()?),
+        ("goguerrilla.conf.5", configuration::page()?),
+    ])
+}
+
+/// Returns goguerrilla(8): the command line from its clap definition, then the sections about running the server.
+fn server_page() -> io::Result<Vec<u8>> {
     let command = cli::command_line_definition().subcommand_value_name("COMMAND");
     let mut page = Vec::new();
     // Without a date, the page changes only when its content does.
@@ -60,26 +79,28 @@ Reopens the log file, for logrotate(8).
 .SH ENVIRONMENT
 .TP
 GOGUERRILLA_\fIKEY\fR
-Sets a key of the configuration, such as GOGUERRILLA_GM_STORE. It takes precedence over the file, and an option over both.
-An empty variable counts as unset.
+Sets a key of \fBgoguerrilla.conf\fR(5), such as GOGUERRILLA_GM_STORE. It takes precedence over the file, and an option
+over both. An empty variable counts as unset.
 .SH EXIT STATUS
 0 after a clean stop, 1 if the server could not start or a command failed (one line on standard error gives the reason), 2
 for wrong arguments.
 .SH FILES
 .TP
 /etc/goguerrilla/goguerrilla.conf
-The configuration that \fBmake install\fR creates. Without \fB\-config\fR the server reads \fIgoguerrilla.conf\fR in the
-current folder.
+The configuration that the installation creates, see \fBgoguerrilla.conf\fR(5). Without \fB\-config\fR the server reads
+\fIgoguerrilla.conf\fR in the current folder.
 .TP
 /var/lib/goguerrilla/goguerrilla.db
 The database in which that configuration stores mail.
 .TP
 /usr/local/share/doc/goguerrilla/docs
-The documentation; \fIconfiguration.md\fR describes every key.
+The documentation.
 .SH EXAMPLES
 .nf
 nohup goguerrilla \-config=/etc/goguerrilla/goguerrilla.conf 2>&1 &
 goguerrilla check \-config=/etc/goguerrilla/goguerrilla.conf
 goguerrilla list \-config=/etc/goguerrilla/goguerrilla.conf \-\-to postmaster@example.com
 .fi
+.SH SEE ALSO
+.BR goguerrilla.conf (5)
 "#;

@@ -33,27 +33,9 @@ pub fn validate_mail_id_argument(text: &str) -> Result<(), String> {
 /// Formats mails as a table with aligned columns.
 pub fn mails_as_text_table(mails: &[ListedMail]) -> String {
     let header = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
-    let cell = |value: &Option<String>| {
-        value
-            .as_deref()
-            .map_or("NULL".to_owned(), escape_unprintable)
-    };
-    let rows = mails.iter().map(|mail| {
-        let from = mail.from.as_ref();
-        [
-            cell(&hash_if_not_empty(mail)),
-            cell(&mail.date),
-            from.map_or_else(
-                || cell(&None),
-                |from| format!("<{}>", escape_unprintable(from)),
-            ),
-            cell(&mail.to),
-            cell(&mail.recipient),
-            mail.size.to_string(),
-            cell(&mail.subject),
-        ]
-    });
-    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let rows: Vec<_> = std::iter::once(header)
+        .chain(mails.iter().map(cells_of_mail))
+        .collect();
     let width = |column: usize| {
         rows.iter()
             .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
@@ -61,15 +43,42 @@ pub fn mails_as_text_table(mails: &[ListedMail]) -> String {
             .unwrap_or(0)
     };
     let widths: Vec<usize> = (0..7).map(width).collect();
-    let line = |row: &[String; 7]| {
-        // Not padded by `format!`, which panics at a width above 65,535: another program may have written a longer value.
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| cell.clone() + &" ".repeat(width - cell.chars().count()));
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    rows.iter().map(|row| aligned_line(row, &widths)).collect()
+}
+
+/// Formats one mail as a line below [`STREAM_HEADER`], for output whose later lines are not known. A longer value moves the
+/// rest of its line to the right.
+pub fn mail_as_stream_line(mail: &ListedMail) -> String {
+    aligned_line(&cells_of_mail(mail), &STREAM_WIDTHS)
+}
+
+fn cells_of_mail(mail: &ListedMail) -> [String; 7] {
+    let cell = |value: &Option<String>| {
+        value
+            .as_deref()
+            .map_or("NULL".to_owned(), escape_unprintable)
     };
-    rows.iter().map(line).collect()
+    let from = mail.from.as_ref();
+    [
+        cell(&hash_if_not_empty(mail)),
+        cell(&mail.date),
+        from.map_or_else(
+            || cell(&None),
+            |from| format!("<{}>", escape_unprintable(from)),
+        ),
+        cell(&mail.to),
+        cell(&mail.recipient),
+        mail.size.to_string(),
+        cell(&mail.subject),
+    ]
+}
+
+fn aligned_line(cells: &[String], widths: &[usize]) -> String {
+    // Not padded by `format!`, which panics at a width above 65,535: another program may have written a longer value.
+    let padded = cells.iter().zip(widths).map(|(cell, width)| {
+        cell.clone() + &" ".repeat(width.saturating_sub(cell.chars().count()))
+    });
+    format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
 }
 
 fn hash_if_not_empty(mail: &ListedMail) -> Option<String> {
@@ -91,23 +100,31 @@ fn escape_unprintable(text: &str) -> String {
 
 /// Formats mails as one JSON array on one line.
 pub fn mails_as_json(mails: &[ListedMail]) -> String {
-    let mails: Vec<serde_json::Value> = mails
-        .iter()
-        .map(|mail| {
-            serde_json::json!({
-                "hash": hash_if_not_empty(mail),
-                "date": mail.date,
-                "from": mail.from,
-                "to": mail.to,
-                "recipient": mail.recipient,
-                "size": mail.size.octets(),
-                "subject": mail.subject,
-            })
-        })
-        .collect();
+    let mails: Vec<serde_json::Value> = mails.iter().map(mail_as_json_value).collect();
+    json_line(&mails.into())
+}
+
+/// Formats one mail as a JSON object on one line.
+pub fn mail_as_json_line(mail: &ListedMail) -> String {
+    json_line(&mail_as_json_value(mail))
+}
+
+fn mail_as_json_value(mail: &ListedMail) -> serde_json::Value {
+    serde_json::json!({
+        "hash": hash_if_not_empty(mail),
+        "date": mail.date,
+        "from": mail.from,
+        "to": mail.to,
+        "recipient": mail.recipient,
+        "size": mail.size.octets(),
+        "subject": mail.subject,
+    })
+}
+
+fn json_line(value: &serde_json::Value) -> String {
     let mut text = String::new();
     // Unprintable characters occur only inside strings, so the whole text is still valid JSON after they are escaped.
-    for c in serde_json::Value::from(mails).to_string().chars() {
+    for c in value.to_string().chars() {
         match is_printable(c) {
             true => text.push(c),
             false => push_json_unicode_escape(&mut text, c),
@@ -115,6 +132,14 @@ pub fn mails_as_json(mails: &[ListedMail]) -> String {
     }
     text + "\n"
 }
+
+/// The first line of `list --follow`, whose columns have [`STREAM_WIDTHS`].
+pub const STREAM_HEADER: &str = concat!(
+    "HASH                              DATE                 FROM                            ",
+    "TO                              RECIPIENT                       SIZE      SUBJECT\n"
+);
+/// Widths of the columns of `list --follow`: a hash, a date, and addresses and sizes of usual lengths.
+const STREAM_WIDTHS: [usize; 7] = [32, 19, 30, 30, 30, 8, 0];
 
 #[cfg(test)]
 mod tests {
@@ -142,6 +167,13 @@ mod tests {
         assert_eq!(json[0]["subject"].as_str(), mail.subject.as_deref());
         assert!(json[0]["date"].is_null(), "{json}");
         assert!(table.contains("0f    NULL  <>    u@x"), "{table}");
+    }
+
+    #[test]
+    fn stream_header_has_the_widths_of_the_lines() {
+        let names = STREAM_HEADER.split_whitespace().map(str::to_owned);
+        let names: Vec<String> = names.collect();
+        assert_eq!(aligned_line(&names, &STREAM_WIDTHS), STREAM_HEADER);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The command line. Long options may have one dash, as in Go, or two.
 
 mod check;
+mod follow;
 mod list_show;
 mod progress;
 mod prune;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::check::print_check_findings;
+use self::follow::follow_mails;
 use self::list_show::{
     mails_as_json, mails_as_text_table, open_store_reader, validate_mail_id_argument,
 };
@@ -65,12 +67,15 @@ enum CliCommand {
         /// List only mails to this recipient address.
         #[arg(long, value_name = "ADDR")]
         to: Option<String>,
-        /// Maximum number of mails.
+        /// Maximum number of mails; with --follow, of those that have arrived before.
         #[arg(long, value_name = "N", default_value_t = 20)]
         limit: u32,
-        /// Print one JSON array instead of a table.
+        /// Print one JSON array instead of a table; with --follow, one object per line.
         #[arg(long)]
         json: bool,
+        /// Print the newest mail last, and then each mail that arrives, until interrupted.
+        #[arg(long)]
+        follow: bool,
     },
     /// Prints the content of one mail, octet for octet as it was stored.
     Show {
@@ -165,7 +170,15 @@ pub fn run(
                 server::store_factory_of_kind(config.store).map_err(|error| error.to_string())?;
             print_stdout(store.schema(&server::table_name(&config)).as_bytes())
         }
-        Some(CliCommand::List { to, limit, json }) => {
+        Some(CliCommand::List {
+            to,
+            limit,
+            json,
+            follow: true,
+        }) => follow_mails(&config, to.as_deref(), *limit, *json),
+        Some(CliCommand::List {
+            to, limit, json, ..
+        }) => {
             let mut reader = open_store_reader(&config)?;
             let mails = reader.list_newest_mails(to.as_deref(), *limit);
             let mails = mails.map_err(|error| error.to_string())?;
@@ -209,7 +222,7 @@ fn with_two_dashes(argument: OsString) -> OsString {
     let name = text.split('=').next().unwrap_or_default();
     match name {
         "-config" | "-if" | "-verbose" | "-help" | "-version" | "-to" | "-limit" | "-json"
-        | "-days" | "-dry-run" => format!("-{text}").into(),
+        | "-follow" | "-days" | "-dry-run" => format!("-{text}").into(),
         "--v" => text.strip_prefix('-').unwrap_or(text).into(),
         _ => argument,
     }

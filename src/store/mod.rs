@@ -6,6 +6,7 @@
 mod column;
 mod commit_in_doubt;
 mod diagnostic;
+pub mod follow;
 mod health;
 mod host_status;
 mod memory;

@@ -19,6 +19,7 @@ mod documentation;
 mod domains;
 mod environment;
 mod file_modes;
+mod follow;
 mod hold;
 mod known_holes;
 mod limits;

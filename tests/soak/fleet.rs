@@ -1,6 +1,6 @@
 //! Long tests of the same kind as those of `stores/fleet.rs`.
 
-use testkit::fleet::{Cluster, assert_no_loss_when_members_are_killed, soak_without_loss};
+use testkit::fleet::{Cluster, soak_without_loss};
 use testkit::redis::RedisCluster;
 use testkit::test;
 

@@ -4,7 +4,7 @@ use testkit::galera::Galera;
 use testkit::galera_faults::{
     assert_failover_and_failback_of_a_hanging_node, assert_failover_and_failback_of_a_killed_node,
     assert_fast_failover_from_a_read_only_node,
-    assert_unknown_commit_is_resolved_by_the_other_nodes, rounds,
+    assert_unknown_commit_is_resolved_by_the_other_nodes,
 };
 use testkit::test;
 

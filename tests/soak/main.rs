@@ -2,6 +2,7 @@
 
 mod fleet;
 mod galera;
+mod hold;
 mod promise;
 mod promise_mysql;
 

@@ -1,13 +1,7 @@
 //! Long tests of the same kind as those of `protocol/promise.rs`.
 
-use std::time::Duration;
-
-use nix::sys::signal::Signal;
-use socket2::SockRef;
-
 use testkit::kill_rounds::kill_and_check;
-use testkit::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
-use testkit::{Server, test};
+use testkit::test;
 
 #[test]
 fn soak_of_sqlite() {

@@ -1,6 +1,6 @@
 //! Long tests of the same kind as those of `stores/promise_mysql.rs`.
 
-use testkit::kill_rounds_mysql::{Victim, kill_and_check, rounds};
+use testkit::kill_rounds_mysql::{Victim, kill_and_check};
 use testkit::redis::Redis;
 use testkit::test;
 

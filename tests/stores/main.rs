@@ -6,6 +6,7 @@ mod check_redis;
 mod client_left;
 mod commit_in_doubt;
 mod fleet;
+mod follow;
 mod galera;
 mod growing;
 mod hold;

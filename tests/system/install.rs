@@ -26,6 +26,7 @@ mod man;
 const CONFIG: &str = "/etc/goguerrilla/goguerrilla.conf";
 const STATE: &str = "/var/lib/goguerrilla";
 const UNIT: &str = "/usr/local/lib/systemd/system/goguerrilla.service";
+const SYMBOLS: &str = "/usr/local/sbin/.debug/goguerrilla.debug";
 const DOCUMENTATION: &str = "/usr/local/share/doc/goguerrilla";
 
 #[test]
@@ -49,7 +50,9 @@ fn make_install_with_destdir_installs_the_documented_files_only() {
         CONFIG,
         UNIT,
         "/usr/local/lib/systemd/system/goguerrilla.socket",
+        SYMBOLS,
         "/usr/local/sbin/goguerrilla",
+        "/usr/local/share/man/man5/goguerrilla.conf.5",
         "/usr/local/share/man/man8/goguerrilla.8",
     ];
     assert_eq!(files, expected);
@@ -100,12 +103,64 @@ fn make_install_uses_the_given_paths_and_ids() {
     ] {
         assert!(unit.lines().any(|found| found == line), "{line} in {unit}");
     }
+    let man = package.path().join("usr/share/man/man5/goguerrilla.conf.5");
+    let man = fs::read_to_string(man).expect("a man page");
+    assert!(man.contains("\n/usr/share/doc/goguerrilla/docs\n"), "{man}");
     if geteuid().is_root() {
         let owner = |path: &Path| fs::metadata(path).map(|file| (file.uid(), file.gid()));
         assert_eq!(owner(&config).expect("the file exists"), (0, 4026));
         let state = package.path().join("srv/mail");
         assert_eq!(owner(&state).expect("the file exists"), (4025, 4026));
     }
+}
+
+#[test]
+fn installed_program_has_its_symbols_in_a_file_that_debuggers_find() {
+    for program in ["nm", "objcopy", "addr2line"] {
+        testkit::needs_program(program);
+    }
+    let package = TempDir::new().expect("a temporary folder");
+    let below = |path: &str| package.path().join(&path[1..]).display().to_string();
+    make(package.path(), &["install"]);
+    let program = below("/usr/local/sbin/goguerrilla");
+    let run = |words: &[&str]| {
+        checked_output(words, testkit::command(words[0]).args(&words[1..]).output())
+    };
+    let symbols = run(&["nm", "--demangle", &program]);
+    assert!(symbols.contains("no symbols"), "{symbols}");
+    let symbols = run(&["nm", "--demangle", &below(SYMBOLS)]);
+    let function = symbols
+        .lines()
+        .find(|line| line.contains("panics::install_panic_hook"));
+    let (address, _) = function
+        .and_then(|line| line.split_once(' '))
+        .expect("a function");
+    let found = run(&[
+        "addr2line",
+        "--functions",
+        "--demangle",
+        "--exe",
+        &program,
+        address,
+    ]);
+    assert!(found.contains("install_panic_hook"), "{found}");
+    assert!(found.contains("src/panics.rs:"), "{found}");
+    // The machine code is that of the build.
+    let code = |program: &str| {
+        let code = below("/code");
+        run(&[
+            "objcopy",
+            "--output-target=binary",
+            "--only-section=.text",
+            program,
+            &code,
+        ]);
+        fs::read(&code).expect("a file of machine code")
+    };
+    assert!(code(&program) == code(binary()));
+
+    make(package.path(), &["install", "SYMBOLDIR="]);
+    assert!(fs::read(&program).expect("installed") == fs::read(binary()).expect("built"));
 }
 
 #[test]
@@ -125,7 +180,11 @@ fn make_install_over_an_older_version_keeps_configuration_and_mails() {
         output_text.contains(&format!("{CONFIG} is left as it was")),
         "{output_text}"
     );
-    assert!(fs::read(&program).expect("installed") == fs::read(binary()).expect("built"));
+    let version = checked_output(
+        &["--version"],
+        Command::new(&program).arg("--version").output(),
+    );
+    assert!(version.starts_with("goguerrilla "), "{version}");
     let is_untouched = || {
         assert_eq!(
             fs::read_to_string(below(CONFIG)).expect("the file is kept"),
@@ -169,21 +228,56 @@ fn make_install_rejects_invalid_variables_before_installing_anything() {
 }
 
 #[test]
-fn man_page_is_up_to_date_and_renders() {
-    let kept = root().join("dist/goguerrilla.8");
-    let page = man::page().expect("memory suffices");
-    assert!(
-        fs::read(&kept).expect("a page") == page,
-        "dist/goguerrilla.8 is out of date: run `make man`"
-    );
+fn man_pages_are_up_to_date_and_render() {
+    let pages = man::pages().expect("memory suffices");
+    for (name, page) in &pages {
+        let kept = root().join("dist").join(name);
+        assert!(
+            fs::read(&kept).expect("a page") == *page,
+            "dist/{name} is out of date: run `make man`"
+        );
+    }
+    let server = rendered("goguerrilla.8");
+    for words in ["--config <FILE>", "--limit <N>", "show", "SIGUSR1", CONFIG] {
+        assert!(server.contains(words), "{words} in {server}");
+    }
+    let configuration = rendered("goguerrilla.conf.5");
+    let configuration: Vec<&str> = configuration.split_whitespace().collect();
+    let configuration = configuration.join(" ");
+    let sample = read_config(&root().join("goguerrilla.conf.sample"));
+    for (key, default) in sample.as_object().expect("an object") {
+        let default = match default.as_str().expect("a string") {
+            "" => "empty",
+            default => default,
+        };
+        let entry = format!(" {key} default: {default} ");
+        assert!(configuration.contains(&entry), "{entry} in {configuration}");
+    }
+    for markup in ["](", "**", "`", "| "] {
+        assert!(
+            !configuration.contains(markup),
+            "{markup} in {configuration}"
+        );
+    }
+}
+
+/// Returns a man page as plain text. Fails if groff warns of it or mandoc finds an error (it warns of the missing date).
+fn rendered(name: &str) -> String {
+    let page = root().join("dist").join(name);
+    let output = testkit::command("groff")
+        .args(["-ww", "-man", "-Kutf8", "-Tutf8"])
+        .arg(&page)
+        .output()
+        .expect("groff is installed");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     let output = testkit::command("mandoc")
-        .args(["-T", "ascii", "-W", "error"])
-        .arg(&kept)
+        .args(["-T", "utf8", "-W", "error"])
+        .arg(&page)
         .output()
         .expect("mandoc is installed");
     assert!(output.status.success(), "{output:?}");
     // mandoc prints bold and underlined letters as overstrikes with backspace.
-    let text = String::from_utf8(output.stdout).expect("ASCII");
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
     let mut shown = String::new();
     for c in text.chars() {
         match c {
@@ -191,9 +285,7 @@ fn man_page_is_up_to_date_and_renders() {
             c => shown.push(c),
         }
     }
-    for words in ["--config <FILE>", "--limit <N>", "show", "SIGUSR1", CONFIG] {
-        assert!(shown.contains(words), "{words} in {shown}");
-    }
+    shown
 }
 
 #[test]
@@ -571,6 +663,7 @@ fn documentation_files() -> Vec<String> {
     files.push("goguerrilla.conf.sample".to_owned());
     let not_copied = [
         "goguerrilla.8",
+        "goguerrilla.conf.5",
         "goguerrilla.service.in",
         "goguerrilla.socket",
         "install",

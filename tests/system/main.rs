@@ -15,6 +15,7 @@ mod nginx;
 mod pid_file;
 mod pipelining;
 mod privileges;
+mod prometheus;
 mod proxy;
 mod reading;
 mod retention;

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
+use crate::store::follow::FollowedRows;
 use crate::store::retention::{OldRows, RetentionError};
 use crate::store::{Diagnostic, SaveQueue, StoreReadError, StoredMailReader, TableName};
 
@@ -46,8 +47,15 @@ impl StoreFactory for DiscardStoreFactory {
     }
 
     fn open_reader(&self, _: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {
-        let text = "GM_STORE: the store discard keeps no mail to read";
-        Err(StoreReadError(text.to_owned()))
+        Err(StoreReadError(NOTHING_TO_READ.to_owned()))
+    }
+
+    fn open_followed_rows(
+        &self,
+        _: &Config,
+        _: Option<&str>,
+    ) -> Result<Box<dyn FollowedRows>, StoreReadError> {
+        Err(StoreReadError(NOTHING_TO_READ.to_owned()))
     }
 
     fn open_old_rows(&self, _: &Config, _: Duration) -> Result<Box<dyn OldRows>, RetentionError> {
@@ -59,3 +67,5 @@ impl StoreFactory for DiscardStoreFactory {
         table.sqlite_schema()
     }
 }
+
+const NOTHING_TO_READ: &str = "GM_STORE: the store discard keeps no mail to read";

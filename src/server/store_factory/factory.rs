@@ -13,6 +13,7 @@ use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::smtp::RecipientHook;
+use crate::store::follow::FollowedRows;
 use crate::store::retention::{OldRows, RetentionError};
 use crate::store::{Diagnostic, StoreReadError, StoredMailReader, TableName};
 
@@ -66,6 +67,16 @@ pub trait StoreFactory: Send + Sync {
     /// # Errors
     /// [`StoreReadError`]: the store cannot be opened; the text names the key to check.
     fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError>;
+
+    /// Opens the store to follow the mails that arrive in it, or only those of the recipient `to`, for `list --follow`.
+    ///
+    /// # Errors
+    /// [`StoreReadError`]: the store cannot be opened; the text names the key to check.
+    fn open_followed_rows(
+        &self,
+        config: &Config,
+        to: Option<&str>,
+    ) -> Result<Box<dyn FollowedRows>, StoreReadError>;
 
     /// Opens the store to remove the rows that are older than `keep`, for `prune`.
     ///

@@ -14,6 +14,7 @@ use crate::connection::{StoreLimits, StoreLimitsCell};
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::smtp::RecipientHook;
+use crate::store::follow::{FollowedRows, MySqlFollowedRows};
 use crate::store::mysql::pool::{
     self, Connector, MySqlHostAddress, MySqlSettings, MySqlTls, TableInfoCallback,
 };
@@ -130,6 +131,16 @@ impl StoreFactory for MySqlStoreFactory {
         let connector = connector_for_cli_commands(config);
         let reader = MySqlReader::open(&connector, redis_settings(config))?;
         Ok(Box::new(reader))
+    }
+
+    fn open_followed_rows(
+        &self,
+        config: &Config,
+        to: Option<&str>,
+    ) -> Result<Box<dyn FollowedRows>, StoreReadError> {
+        let connector = connector_for_cli_commands(config);
+        let reader = MySqlReader::open(&connector, redis_settings(config))?;
+        Ok(Box::new(MySqlFollowedRows::open(reader, to)?))
     }
 
     fn open_old_rows(

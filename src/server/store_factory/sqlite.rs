@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::connection::StoreLimitsCell;
 use crate::metrics::Metrics;
 use crate::server::StartError;
+use crate::store::follow::{FollowedRows, SqliteFollowedRows};
 use crate::store::retention::{OldRows, RetentionError, SqliteOldRows};
 use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore, low_space_reason};
 use crate::store::{
@@ -85,6 +86,15 @@ impl StoreFactory for SqliteStoreFactory {
     fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {
         let reader = SqliteMailReader::open(&config.sqlite_file, &table_name(config))?;
         Ok(Box::new(reader))
+    }
+
+    fn open_followed_rows(
+        &self,
+        config: &Config,
+        to: Option<&str>,
+    ) -> Result<Box<dyn FollowedRows>, StoreReadError> {
+        let rows = SqliteFollowedRows::open(&config.sqlite_file, &table_name(config), to)?;
+        Ok(Box::new(rows))
     }
 
     fn open_old_rows(

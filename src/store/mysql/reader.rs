@@ -81,6 +81,111 @@ impl MySqlReader {
         outcome.map_err(|error| StoreReadError(mysql_read_error_text_and_fix(&error, &self.table)))
     }
 
+    /// Returns the mails that a query selects. `rest` follows the name of the table in it.
+    ///
+    /// # Errors
+    /// [`StoreReadError`]: the table cannot be read.
+    pub fn select_mails(
+        &mut self,
+        rest: &str,
+        parameters: Vec<Value>,
+    ) -> Result<Vec<ListedMail>, StoreReadError> {
+        // The server converts text columns to UTF-8; `mysql_value_to_text` converts columns of other types.
+        let sql = format!(
+            "SELECT `hash`, COALESCE(DATE_FORMAT(`date`, '%Y-%m-%d %H:%i:%s'), CAST(`date` AS CHAR)), `from`, `to`,
+                    `recipient`, `subject`, `body`, `mail`
+             FROM {} {rest}",
+            self.table
+        );
+        let (mut mails, mut in_redis) = (Vec::new(), Vec::new());
+        self.for_each_row(&sql, parameters, |row| {
+            let mut values = row.into_iter();
+            let mut next_value = || values.next().unwrap_or(Value::NULL);
+            let mut mail = ListedMail {
+                hash: mysql_value_to_text(next_value()).unwrap_or_default(),
+                date: mysql_value_to_text(next_value()),
+                from: mysql_value_to_text(next_value()),
+                to: mysql_value_to_text(next_value()),
+                recipient: mysql_value_to_text(next_value()),
+                subject: mysql_value_to_text(next_value()),
+                size: ListedMailSize::Expired,
+            };
+            if mysql_value_to_text(next_value()).as_deref() == Some("redis") {
+                in_redis.push(mails.len());
+            } else if let Some(stream) = octets_of_mysql_value(next_value()) {
+                mail.size = ListedMailSize::of(&stream);
+            }
+            mails.push(mail);
+        })?;
+        // Redis is read after the query has ended, because a slow Redis would keep the query and the table busy.
+        let (mut redis_error, mut unknown) = (None, 0);
+        for index in in_redis {
+            let Some(mail) = mails.get_mut(index) else {
+                continue;
+            };
+            mail.size = match self.read_body_from_redis(&mail.hash) {
+                Ok(Some(stream)) => ListedMailSize::of(&stream),
+                Ok(None) => ListedMailSize::Expired,
+                Err(error) => {
+                    // If REDIS_INTERFACE is empty, Redis is no longer used. The listing then does not warn that bodies stored
+                    // there earlier cannot be read.
+                    redis_error = Some(error).filter(|_| self.redis.is_some());
+                    unknown += 1;
+                    ListedMailSize::Unknown
+                }
+            };
+        }
+        self.unknown_sizes = redis_error.map(|StoreReadError(error)| {
+            StoreReadError(format!(
+                "{error}; so {unknown} of these mails have no size; {REDIS_FIX}"
+            ))
+        });
+        Ok(mails)
+    }
+
+    /// Returns the first column of each row, which is a `mail_id`; rows with another value are left out.
+    ///
+    /// # Errors
+    /// [`StoreReadError`]: the table cannot be read.
+    pub fn select_ids(
+        &mut self,
+        sql: &str,
+        parameters: Vec<Value>,
+    ) -> Result<Vec<u64>, StoreReadError> {
+        let mut ids = Vec::new();
+        self.for_each_row(sql, parameters, |row| {
+            let id = row.into_iter().next().and_then(mysql_value_to_text);
+            ids.extend(id.and_then(|id| id.parse::<u64>().ok()));
+        })?;
+        Ok(ids)
+    }
+
+    /// Returns the condition that selects the rows of one recipient, with its parameters.
+    ///
+    /// # Errors
+    /// [`StoreReadError`]: the columns of the table cannot be read.
+    pub fn recipient_filter(&mut self, to: &str) -> Result<(String, Vec<Value>), StoreReadError> {
+        let condition = recipient_condition(to, &self.read_table_columns()?);
+        let parameters = vec![Value::from(to); condition.matches('?').count()];
+        Ok((condition, parameters))
+    }
+
+    /// Returns the name of the table.
+    pub fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// Closes the connections to Redis. The next body is read over a new one, also after an error.
+    pub fn close_redis(&mut self) {
+        self.open_redis = None;
+        self.redis_failed = None;
+    }
+
+    /// Returns why some sizes of the last [`select_mails`](MySqlReader::select_mails) are unknown.
+    pub fn unknown_sizes(&self) -> Option<StoreReadError> {
+        self.unknown_sizes.clone()
+    }
+
     /// Returns the table's columns with their collations; empty if the table does not exist or is not visible.
     fn read_table_columns(&mut self) -> Result<Vec<(String, String)>, StoreReadError> {
         let sql = "SELECT COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS
@@ -147,60 +252,11 @@ impl StoredMailReader for MySqlReader {
             false => "mail_id",
         };
         let filter = to
-            .map(|to| recipient_condition(to, &columns))
+            .map(|to| format!("WHERE {}", recipient_condition(to, &columns)))
             .unwrap_or_default();
-        // The server converts text columns to UTF-8; `mysql_value_to_text` converts columns of other types.
-        let sql = format!(
-            "SELECT `hash`, COALESCE(DATE_FORMAT(`date`, '%Y-%m-%d %H:%i:%s'), CAST(`date` AS CHAR)), `from`, `to`,
-                    `recipient`, `subject`, `body`, `mail`
-             FROM {} {filter} ORDER BY `{order}` DESC LIMIT {limit}",
-            self.table
-        );
+        let rest = format!("{filter} ORDER BY `{order}` DESC LIMIT {limit}");
         let parameters = vec![Value::from(to); filter.matches('?').count()];
-        let (mut mails, mut in_redis) = (Vec::new(), Vec::new());
-        self.for_each_row(&sql, parameters, |row| {
-            let mut values = row.into_iter();
-            let mut next_value = || values.next().unwrap_or(Value::NULL);
-            let mut mail = ListedMail {
-                hash: mysql_value_to_text(next_value()).unwrap_or_default(),
-                date: mysql_value_to_text(next_value()),
-                from: mysql_value_to_text(next_value()),
-                to: mysql_value_to_text(next_value()),
-                recipient: mysql_value_to_text(next_value()),
-                subject: mysql_value_to_text(next_value()),
-                size: ListedMailSize::Expired,
-            };
-            if mysql_value_to_text(next_value()).as_deref() == Some("redis") {
-                in_redis.push(mails.len());
-            } else if let Some(stream) = octets_of_mysql_value(next_value()) {
-                mail.size = ListedMailSize::of(&stream);
-            }
-            mails.push(mail);
-        })?;
-        // Redis is read after the query has ended, because a slow Redis would keep the query and the table busy.
-        let (mut redis_error, mut unknown) = (None, 0);
-        for index in in_redis {
-            let Some(mail) = mails.get_mut(index) else {
-                continue;
-            };
-            mail.size = match self.read_body_from_redis(&mail.hash) {
-                Ok(Some(stream)) => ListedMailSize::of(&stream),
-                Ok(None) => ListedMailSize::Expired,
-                Err(error) => {
-                    // If REDIS_INTERFACE is empty, Redis is no longer used. The listing then does not warn that bodies stored
-                    // there earlier cannot be read.
-                    redis_error = Some(error).filter(|_| self.redis.is_some());
-                    unknown += 1;
-                    ListedMailSize::Unknown
-                }
-            };
-        }
-        self.unknown_sizes = redis_error.map(|StoreReadError(error)| {
-            StoreReadError(format!(
-                "{error}; so {unknown} of these mails have no size; {REDIS_FIX}"
-            ))
-        });
-        Ok(mails)
+        self.select_mails(&rest, parameters)
     }
 
     fn warning(&self) -> Option<StoreReadError> {
@@ -255,7 +311,7 @@ impl StoredMailReader for MySqlReader {
     }
 }
 
-/// Returns the WHERE clause for one recipient. The comparison ignores case but distinguishes accents, although common
+/// Returns the condition for one recipient. The comparison ignores case but distinguishes accents, although common
 /// collations treat `jose` and `josé` as equal. CONVERT prevents "Illegal mix of collations" for a column in any character set.
 ///
 /// No index supports this comparison. Therefore a plain comparison is added if the column's collation ignores case and `to` is
@@ -273,7 +329,7 @@ fn recipient_condition(to: &str, columns: &[(String, String)]) -> String {
             false => exact,
         }
     };
-    format!("WHERE {} OR {}", condition("to"), condition("recipient"))
+    format!("{} OR {}", condition("to"), condition("recipient"))
 }
 
 /// Returns a column's value as text; `None` for NULL.

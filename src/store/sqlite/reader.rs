@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Params, params};
 
 use super::BUSY_TIMEOUT;
 use super::database_file::reject_unsafe_database_path;
@@ -27,6 +27,27 @@ impl SqliteMailReader {
     /// # Errors
     /// [`StoreReadError`], which names the file.
     pub fn open(file: &Path, table: &TableName) -> Result<SqliteMailReader, StoreReadError> {
+        // Not read-only: a reader in WAL mode writes to the `-shm` file.
+        SqliteMailReader::open_with_access(file, table, OpenFlags::SQLITE_OPEN_READ_WRITE)
+    }
+
+    /// Opens an existing database file whose content is never changed: unlike the last connection of [`open`](Self::open), this
+    /// one does not write the `-wal` back when it is closed. SQLite still creates the `-wal` and `-shm` if they are missing.
+    ///
+    /// # Errors
+    /// [`StoreReadError`], which names the file.
+    pub fn open_read_only(
+        file: &Path,
+        table: &TableName,
+    ) -> Result<SqliteMailReader, StoreReadError> {
+        SqliteMailReader::open_with_access(file, table, OpenFlags::SQLITE_OPEN_READ_ONLY)
+    }
+
+    fn open_with_access(
+        file: &Path,
+        table: &TableName,
+        access: OpenFlags,
+    ) -> Result<SqliteMailReader, StoreReadError> {
         if !file.exists() {
             return Err(StoreReadError(format!(
                 "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
@@ -34,8 +55,7 @@ impl SqliteMailReader {
             )));
         }
         reject_unsafe_database_path(file).map_err(|error| StoreReadError(error.to_string()))?;
-        // Not read-only: a reader in WAL mode writes to the `-shm` file.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(file, flags).and_then(|connection| {
             connection.busy_timeout(BUSY_TIMEOUT)?;
             Ok(connection)
@@ -63,27 +83,8 @@ impl StoredMailReader for SqliteMailReader {
             Some(_) => "WHERE `to` = ?2 COLLATE NOCASE OR `recipient` = ?2 COLLATE NOCASE",
             None => "WHERE ?2 IS NULL",
         };
-        let sql = format!(
-            "SELECT `hash`, `date`, `from`, `to`, `recipient`, `mail`, `subject` FROM {} {filter}
-             ORDER BY `{order}` DESC LIMIT ?1",
-            self.table
-        );
-        let rows = self.connection.prepare(&sql).and_then(|mut select| {
-            let rows = select.query_map(params![limit, to], |row| {
-                let stream = text_or_blob_octets(row.get_ref(5)?);
-                Ok(ListedMail {
-                    hash: sqlite_value_as_text(row.get_ref(0)?).unwrap_or_default(),
-                    date: sqlite_value_as_text(row.get_ref(1)?),
-                    from: sqlite_value_as_text(row.get_ref(2)?),
-                    to: sqlite_value_as_text(row.get_ref(3)?),
-                    recipient: sqlite_value_as_text(row.get_ref(4)?),
-                    size: stream.map_or(ListedMailSize::Expired, ListedMailSize::of),
-                    subject: sqlite_value_as_text(row.get_ref(6)?),
-                })
-            })?;
-            rows.collect()
-        });
-        rows.map_err(|error| self.error(&error))
+        let rest = format!("{filter} ORDER BY `{order}` DESC LIMIT ?1");
+        self.select_mails(&rest, params![limit, to])
     }
 
     fn read_mail_by_hash(&mut self, hash: &str) -> Result<Option<Vec<u8>>, StoreReadError> {
@@ -128,6 +129,57 @@ fn text_or_blob_octets(value: ValueRef<'_>) -> Option<&[u8]> {
 }
 
 impl SqliteMailReader {
+    /// Returns the mails that a query selects. `rest` follows the name of the table in it.
+    ///
+    /// # Errors
+    /// [`StoreReadError`]: the table cannot be read.
+    pub fn select_mails(
+        &self,
+        rest: &str,
+        parameters: impl Params,
+    ) -> Result<Vec<ListedMail>, StoreReadError> {
+        let sql = format!(
+            "SELECT `hash`, `date`, `from`, `to`, `recipient`, `mail`, `subject` FROM {} {rest}",
+            self.table
+        );
+        let rows = self.connection.prepare(&sql).and_then(|mut select| {
+            let rows = select.query_map(parameters, |row| {
+                let stream = text_or_blob_octets(row.get_ref(5)?);
+                Ok(ListedMail {
+                    hash: sqlite_value_as_text(row.get_ref(0)?).unwrap_or_default(),
+                    date: sqlite_value_as_text(row.get_ref(1)?),
+                    from: sqlite_value_as_text(row.get_ref(2)?),
+                    to: sqlite_value_as_text(row.get_ref(3)?),
+                    recipient: sqlite_value_as_text(row.get_ref(4)?),
+                    size: stream.map_or(ListedMailSize::Expired, ListedMailSize::of),
+                    subject: sqlite_value_as_text(row.get_ref(6)?),
+                })
+            })?;
+            rows.collect()
+        });
+        rows.map_err(|error| self.error(&error))
+    }
+
+    /// Returns the first column of each row, which is a `mail_id`; rows with another value are left out.
+    ///
+    /// # Errors
+    /// [`StoreReadError`]: the table cannot be read.
+    pub fn select_ids(
+        &self,
+        sql: &str,
+        parameters: impl Params,
+    ) -> Result<Vec<u64>, StoreReadError> {
+        let ids = self.connection.prepare(sql).and_then(|mut select| {
+            let ids = select.query_map(parameters, |row| match row.get_ref(0)? {
+                ValueRef::Integer(id) => Ok(u64::try_from(id).ok()),
+                _ => Ok(None),
+            })?;
+            ids.collect::<rusqlite::Result<Vec<Option<u64>>>>()
+        });
+        let ids = ids.map_err(|error| self.error(&error))?;
+        Ok(ids.into_iter().flatten().collect())
+    }
+
     /// Returns whether the table has the column `name`. Also returns true if the table is missing, because the query that uses
     /// the column then reports the missing table.
     fn has_column_or_no_table(&self, name: &str) -> rusqlite::Result<bool> {

@@ -7,6 +7,7 @@ pub mod dialog;
 pub mod ended;
 pub mod fault_proxy;
 pub mod fleet;
+pub mod follow;
 pub mod front;
 pub mod galera;
 pub mod galera_faults;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -35,6 +35,8 @@ pub struct Account {
     pub replies: BTreeMap<(&'static str, u16), usize>,
     /// Connections that could not be opened, or that ended before the reply to QUIT.
     pub cut: usize,
+    /// The shortest and the longest time from the final dot to its reply, by code.
+    pub reply_times: BTreeMap<u16, (Duration, Duration)>,
 }
 
 impl Account {
@@ -67,6 +69,7 @@ impl Account {
 
 struct Shared {
     address: SocketAddr,
+    mails_per_connection: usize,
     stop: AtomicBool,
     account: Mutex<Account>,
     acknowledged: AtomicUsize,
@@ -75,18 +78,43 @@ struct Shared {
 impl Load {
     /// Starts `clients` threads, whose markers begin with `prefix`. Each reconnects whenever its connection ends.
     pub fn start(address: SocketAddr, clients: usize, prefix: &str) -> Load {
-        let shared = Arc::new(Shared {
-            address,
-            stop: AtomicBool::new(false),
-            account: Mutex::default(),
-            acknowledged: AtomicUsize::new(0),
-        });
+        let shared = Shared::new(address, MAILS_PER_CONNECTION);
         let threads = (0..clients)
             .map(|client| {
                 let (shared, prefix) = (Arc::clone(&shared), format!("{prefix}-{client}"));
                 thread::spawn(move || shared.deliver(&prefix))
             })
             .collect();
+        Load { shared, threads }
+    }
+
+    /// Starts `rate` mails a second, each on a connection and a thread of its own, whether earlier ones have their reply
+    /// or not.
+    pub fn start_paced(address: SocketAddr, rate: u32, prefix: &str) -> Load {
+        let shared = Shared::new(address, 1);
+        let (all, prefix) = (Arc::clone(&shared), prefix.to_owned());
+        let pace = move || {
+            let started_at = Instant::now();
+            let mut threads = Vec::new();
+            for number in 0.. {
+                let due_at = started_at + Duration::from_secs(1) * number / rate;
+                let_time_pass(
+                    due_at.saturating_duration_since(Instant::now()),
+                    "the time until the next mail is due",
+                );
+                if all.stop.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (shared, prefix) = (Arc::clone(&all), format!("{prefix}-{number}"));
+                let thread = thread::Builder::new().stack_size(PACED_STACK);
+                let deliver = move || shared.deliver_once(&prefix);
+                threads.push(thread.spawn(deliver).expect("a thread"));
+            }
+            for thread in threads {
+                thread.join().expect("no panic in a client");
+            }
+        };
+        let threads = vec![thread::spawn(pace)];
         Load { shared, threads }
     }
 
@@ -115,6 +143,11 @@ impl Load {
         self.shared.acknowledged.load(Ordering::SeqCst)
     }
 
+    /// Returns the account of the mails so far.
+    pub fn account(&self) -> Account {
+        self.shared.account.lock().expect("no panic").clone()
+    }
+
     /// Lets each client finish its mail and returns the account, after asserting that all replies were expected.
     pub fn stop(self) -> Account {
         self.shared.stop.store(true, Ordering::SeqCst);
@@ -128,6 +161,24 @@ impl Load {
 }
 
 impl Shared {
+    fn new(address: SocketAddr, mails_per_connection: usize) -> Arc<Shared> {
+        Arc::new(Shared {
+            address,
+            mails_per_connection,
+            stop: AtomicBool::new(false),
+            account: Mutex::default(),
+            acknowledged: AtomicUsize::new(0),
+        })
+    }
+
+    fn deliver_once(&self, prefix: &str) {
+        if let Err(error) = self.deliver_on_one_connection(prefix, &mut 0)
+            && error.kind() != io::ErrorKind::Other
+        {
+            self.account(|account| account.cut += 1);
+        }
+    }
+
     fn deliver(&self, prefix: &str) {
         let mut number = 0;
         while !self.stop.load(Ordering::SeqCst) {
@@ -146,7 +197,7 @@ impl Shared {
         let greeting = client.read_code()?;
         self.expect_code("greeting", greeting)?;
         self.send_command(&mut client, "EHLO client.test")?;
-        for _ in 0..MAILS_PER_CONNECTION {
+        for _ in 0..self.mails_per_connection {
             if self.stop.load(Ordering::SeqCst) {
                 break;
             }
@@ -156,14 +207,22 @@ impl Shared {
                 self.send_command(&mut client, command)?;
             }
             self.account(|account| account.sent.push(marker.clone()));
+            let ended_at = Instant::now();
             let answered = client
                 .send(content_of(&marker).as_bytes())
                 .and_then(|()| client.send(b".\r\n"))
                 .and_then(|()| client.read_code());
-            self.account(|account| match &answered {
-                Ok(250) => account.acknowledged.push(marker),
-                Ok(_) => account.deferred.push(marker),
-                Err(_) => account.unanswered.push(marker),
+            self.account(|account| {
+                match &answered {
+                    Ok(250) => account.acknowledged.push(marker),
+                    Ok(_) => account.deferred.push(marker),
+                    Err(_) => account.unanswered.push(marker),
+                }
+                if let Ok(code) = answered {
+                    let took = ended_at.elapsed();
+                    let times = account.reply_times.entry(code).or_insert((took, took));
+                    *times = (times.0.min(took), times.1.max(took));
+                }
             });
             let code = answered?;
             if code == 250 {
@@ -308,6 +367,8 @@ impl PlainClient {
 
 /// The number of mails after which a client reconnects, so that accepting connections is under load as well.
 const MAILS_PER_CONNECTION: usize = 5;
+/// Octets of stack of a client that delivers one mail: thousands may wait for their reply at once.
+const PACED_STACK: usize = 256 * 1024;
 /// The commands of a client with the expected reply codes.
 const DIALOGUE: &[(&str, u16)] = &[
     ("greeting", 220),
