@@ -54,7 +54,16 @@ const PLAN: &[(&str, &[&str])] = &[
     ),
     (
         "http",
-        &["connection", "net", "feed", "smtp", "metrics", "sync"],
+        &[
+            "connection",
+            "store",
+            "net",
+            "feed",
+            "smtp",
+            "metrics",
+            "panics",
+            "sync",
+        ],
     ),
     (
         "server",

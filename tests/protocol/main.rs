@@ -52,6 +52,7 @@ mod sqlite_faults;
 mod sqlite_file;
 mod starttls;
 mod status;
+mod status_page;
 mod table;
 mod time;
 mod tls_files;

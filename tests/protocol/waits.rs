@@ -25,6 +25,7 @@ const PAUSES: &[(&str, usize)] = &[
     ("tests/stores/mysql_faults.rs", 2),
     ("tests/stores/readiness.rs", 1),
     ("tests/stores/recipient_query_faults.rs", 2),
+    ("tests/system/status_page.rs", 1),
     ("tests/testkit/src/fault_proxy.rs", 2),
     ("tests/testkit/src/kill_rounds.rs", 1),
     ("tests/testkit/src/kill_rounds_mysql.rs", 1),

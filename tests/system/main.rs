@@ -27,6 +27,7 @@ mod smuggling;
 mod sqlite_faults;
 mod starttls;
 mod status;
+mod status_page;
 mod systemd;
 mod xclient;
 
