@@ -1,7 +1,7 @@
 //! The feed as a Redis stream: one entry for each committed row, and whatever Redis does, mail is neither lost nor delayed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -20,6 +20,8 @@ use testkit::{Server, assert_took, short_mail, stuffed, test, wait_for};
 const STREAM: (&str, &str) = ("GM_FEED", "new_mail");
 /// The expected time from the final dot to the 250 whatever Redis does: the guarantee for bodies is a quarter of a second.
 const SAVE_TIME: Duration = Duration::from_millis(300);
+/// The longest pause before entries are sent again to a Redis that failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// Delivers mails with these subjects, one after the other; each must be saved in time.
 fn deliver(server: &Server, subjects: impl IntoIterator<Item = String>) {
@@ -169,6 +171,19 @@ fn entries_wait_for_a_dead_redis_and_no_mail_does() {
     wait_for_subjects(&redis, &away);
     server.wait_for_log(" feed_recovered");
     assert_eq!(dropped(&server), 0.0);
+}
+
+#[test]
+fn last_entry_that_waits_for_redis_needs_no_further_mail() {
+    let (database, mut redis) = (MariaDb::start(), Redis::start());
+    let server = database.server(&[("REDIS_INTERFACE", &redis.tcp_address()), STREAM]);
+    redis.kill();
+    deliver(&server, ["only".to_owned()]);
+    server.wait_for_log(" feed_failed ");
+    redis.run();
+    let started_at = Instant::now();
+    wait_for_subjects(&redis, &["only".to_owned()]);
+    assert_took(started_at.elapsed(), LONGEST_PAUSE);
 }
 
 #[test]
