@@ -388,6 +388,54 @@ fn sighup_changes_the_stream_and_an_invalid_one_leaves_the_old() {
 }
 
 #[test]
+fn sighup_under_load_leaves_out_no_entry_and_sends_none_twice() {
+    let (database, redis) = (MariaDb::start(), Redis::start());
+    let host = database.address().to_string();
+    let address = redis.address();
+    let settings = |length| {
+        let redis = ("REDIS_INTERFACE", &*address);
+        with_hosts(&host, &[STREAM, STATUS, redis, ("GM_FEED_LENGTH", length)])
+    };
+    let server = Server::start(&settings("100000"));
+    let load = Load::start(server.address, 8, "feed");
+    for length in ["200000", "300000", "400000"] {
+        // Entries are under way, and more arrive before Redis answers.
+        load.wait_for_more(20);
+        redis.signal(Signal::SIGSTOP);
+        load.wait_for_more(1);
+        reload(&server, &settings(length));
+        load.wait_for_more(20);
+        redis.signal(Signal::SIGCONT);
+    }
+    load.stop();
+    let rows: HashSet<String> = (database.rows("SELECT hash FROM new_mail").into_iter()).collect();
+    wait_for("every entry", || {
+        let entries = redis.stream_entries(STREAM.1);
+        let hashes: HashSet<&String> = entries.iter().map(|entry| &entry["hash"]).collect();
+        assert_eq!(hashes.len(), entries.len(), "an entry was sent twice");
+        // If Redis was stopped for longer than the timeout of a reply, entries are in doubt and counted.
+        let dropped = dropped(&server) as usize;
+        (hashes.len() + dropped >= rows.len()).then_some(())
+    });
+}
+
+#[test]
+fn entries_that_wait_for_a_dead_redis_are_sent_to_the_one_that_replaces_it() {
+    let (database, mut dead, redis) = (MariaDb::start(), Redis::start(), Redis::start());
+    let host = database.address().to_string();
+    let (dead_address, address) = (dead.tcp_address(), redis.tcp_address());
+    let settings = |redis| with_hosts(&host, &[STREAM, STATUS, ("REDIS_INTERFACE", redis)]);
+    let server = Server::start(&settings(&dead_address));
+    dead.kill();
+    let subjects = numbered("waiting", 5);
+    deliver(&server, subjects.clone());
+    server.wait_for_log(" feed_failed ");
+    reload(&server, &settings(&address));
+    wait_for_subjects(&redis, &subjects);
+    assert_eq!(dropped(&server), 0.0);
+}
+
+#[test]
 fn entries_of_the_last_mails_are_sent_before_the_server_stops() {
     let (database, redis) = (MariaDb::start(), Redis::start());
     let mut server = database.server(&[("REDIS_INTERFACE", &redis.address()), STREAM]);
