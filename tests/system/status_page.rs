@@ -1,20 +1,23 @@
 //! The status page in a real browser: its numbers, a store that goes down, hostile senders, its policy, its look.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use testkit::ended::run_command;
+use testkit::ports::free_ports;
 use testkit::status::{STATUS, address, figures};
 use testkit::steps::rename_files;
 use testkit::tls::TlsServer;
 use testkit::web::{Browser, Screen};
-use testkit::{Server, assert_took, let_time_pass, short_mail, test, wait_for};
+use testkit::{Server, assert_took, let_time_pass, short_mail, test, wait_for, write_config};
 
 #[test]
 fn numbers_of_the_page_are_those_of_the_metrics() {
@@ -263,6 +266,69 @@ fn screenshots_of_the_page_are_small() {
             image.len()
         );
         fs::write(folder.join(format!("status-page-{name}.png")), image).expect("a picture");
+    }
+}
+
+#[test]
+fn make_run_prints_the_address_of_the_page_and_takes_the_next_free_port() {
+    testkit::needs_program("curl");
+    let folder = TempDir::new().expect("a temporary folder");
+    let root = testkit::root_folder();
+    for name in ["Makefile", "goguerrilla.conf.sample"] {
+        fs::copy(root.join(name), folder.path().join(name)).expect("a copy");
+    }
+    let first = free_ports(3);
+    let made = run_command(
+        Command::new("make")
+            .args(["-s", &format!("STATUS_PORT={first}"), "goguerrilla.conf"])
+            .current_dir(folder.path()),
+    );
+    assert_eq!((made.status, made.stderr.as_str()), (0, ""));
+    let config = fs::read_to_string(folder.path().join("goguerrilla.conf")).expect("a file");
+    let config: Value = serde_json::from_str(&config).expect("JSON");
+    assert_eq!(config["GM_STATUS_INTERFACE"], format!("127.0.0.1:{first}"));
+    let _taken = TcpListener::bind(("127.0.0.1", first)).expect("a free port");
+
+    for (interface, port) in [
+        (format!("127.0.0.1:{first}"), first + 1),
+        (String::new(), first + 1),
+        (format!("127.0.0.1:{}", first + 2), first + 2),
+    ] {
+        write_config(
+            folder.path(),
+            &[
+                ("GM_STATUS_INTERFACE", &interface),
+                ("GSMTP_LOG_FILE", "/dev/stdout"),
+            ],
+        );
+        let output = folder.path().join("output");
+        let mut child = Command::new(root.join("dist/run"))
+            .arg(testkit::binary())
+            .args(["0", &first.to_string()])
+            .current_dir(folder.path())
+            .stdout(File::create(&output).expect("a file"))
+            .spawn()
+            .expect("the script starts");
+        let text = wait_for("the status page", || {
+            let text = fs::read_to_string(&output).ok()?;
+            text.contains(" listening ").then_some(text)
+        });
+        child.kill().expect("the server runs");
+        child.wait().expect("a child process");
+        assert!(
+            text.contains(&format!("Status page: http://127.0.0.1:{port}/\n")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!(" status_page address=127.0.0.1:{port}\n")),
+            "{text}"
+        );
+        let is_moved = port == first + 1;
+        assert_eq!(
+            text.contains(&format!("Port {first} is taken by another program.\n")),
+            is_moved,
+            "{text}"
+        );
     }
 }
 

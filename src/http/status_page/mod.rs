@@ -73,8 +73,8 @@ const PAGE: &str = include_str!("page.html");
 /// Allows the script and the style of the page by their hashes, requests to this server, and the icon as a data URL. The script
 /// cannot turn text into markup or code, because trusted types are required and none can be made. A test compares the hashes.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-tj2bnGbR7zrT90VBi0+d7UPS0us4xLBEz09xIfSSWwY='; \
-    style-src 'sha256-9YzV89tXt/uVie8EoM3b76tCNlkLnbKtG0niosDr2K4='; \
+    script-src 'sha256-LtrqCMf7iNdzMF6TkexUYd5z7PjFRqHf5YWdA+obWDA='; \
+    style-src 'sha256-6Z5+ieRvzqT0GutxTHpuVpqBaV6r+7b3BeIhRMcL91w='; \
     img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 
