@@ -18,6 +18,7 @@
 //!   │
 //! store                   SaveMail, the queue with its writers, SQLite, MySQL with Redis
 //! net                     listeners, the thread pool, TLS, PROXY headers, deadlines
+//! feed                    entries about committed rows, for programs that want to know of new mail at once
 //!   │
 //! mail                    a mail, its trace fields, its summary (MIME), compression
 //!   │
@@ -54,6 +55,7 @@ re_export!(
     connection,
     daemon,
     error_chain,
+    feed,
     http,
     logging,
     mail,

@@ -114,6 +114,7 @@ mod config;
 mod connection;
 mod daemon;
 mod error_chain;
+mod feed;
 mod http;
 #[doc(hidden)]
 pub mod internals;

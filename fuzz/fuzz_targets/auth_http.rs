@@ -109,7 +109,7 @@ fn session_rejects_relay(line: &[u8]) -> bool {
 fn respond(head: &[u8]) -> Option<Vec<u8>> {
     let peer = SocketAddr::from(([192, 0, 2, 3], 1_000));
     let local = SocketAddr::from(([192, 0, 2, 2], 8_025));
-    http::http_response_to_request_head(head, peer, local, &METRICS, &HANDLER)
+    http::http_response_to_request_head(head, peer, local, &METRICS, &HANDLER).map(|answer| answer.octets)
 }
 
 fn without_date(answer: &Vec<u8>) -> Vec<u8> {
@@ -134,6 +134,7 @@ static SETTINGS: LazyLock<Arc<SharedSettings>> = LazyLock::new(|| {
         proxy_protocol: false,
         tls: None,
         accept: Arc::new(pool_settings()),
+        feed_clients: Arc::default(),
     })
 });
 

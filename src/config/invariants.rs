@@ -31,6 +31,7 @@ impl Config {
                 "memory",
             ),
             (self.hold_time.as_secs() <= 300, "hold"),
+            (self.feed_length > 0, "length of the feed"),
             (!self.listen_addresses.is_empty(), "addresses"),
             (
                 self.tls_listen_addresses.is_empty() || self.tls_files.is_some(),

@@ -49,7 +49,14 @@ impl RawConfig {
     }
 
     pub fn parse_trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
-        let key = "GM_TRUSTED_PROXIES";
+        self.parse_address_blocks("GM_TRUSTED_PROXIES")
+    }
+
+    /// Parses a list of addresses and CIDR blocks, which may be empty.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`].
+    pub fn parse_address_blocks(&self, key: &'static str) -> Result<Vec<IpNet>, ConfigError> {
         if self.configured_or_default_value(key).trim().is_empty() {
             return Ok(Vec::new());
         }

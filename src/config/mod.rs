@@ -8,6 +8,8 @@ mod database_tls;
 mod document;
 mod environment;
 mod error;
+mod feed;
+mod go_guerrilla;
 mod hold_time;
 mod invariants;
 mod keep_days;
@@ -35,6 +37,8 @@ pub use builder::ConfigBuilder;
 pub use database_tls::DatabaseTlsMode;
 pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
+pub use feed::FeedTarget;
+pub use go_guerrilla::go_guerrilla_key_notes;
 pub use keep_days::{EXPECTED_DAYS, parse_days};
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
@@ -103,6 +107,12 @@ pub struct Config {
     pub(crate) mail_table: String,
     /// GM_KEEP_DAYS: how long rows are kept; `None` if for ever.
     pub(crate) keep: Option<Duration>,
+    /// GM_FEED: where the feed goes.
+    pub(crate) feed_target: FeedTarget,
+    /// GM_FEED_LENGTH: about how many entries the Redis stream keeps.
+    pub(crate) feed_length: usize,
+    /// GM_FEED_CLIENTS: who may read `/feed` and the metadata of mails.
+    pub(crate) feed_clients: Vec<IpNet>,
     /// GM_SAVE_WORKERS: writer threads of the MySQL store.
     pub(crate) save_workers: usize,
     /// MYSQL_HOST: database hosts in order of preference.

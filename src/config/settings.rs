@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::smtp::domain;
 
 use super::database_tls::mysql_tls_warnings;
+use super::feed::feed_without_rows_warning;
 use super::raw::{RawConfig, bad_value, find_key};
 use super::redis_interface::unused_redis_ca_warning;
 use super::sqlite_file::parse_sqlite_file_path;
@@ -97,6 +98,9 @@ impl RawConfig {
             )?,
             mail_table: self.parse_mail_table()?,
             keep: self.parse_keep_days()?,
+            feed_target: self.parse_feed_target()?,
+            feed_length: self.parse_feed_length()?,
+            feed_clients: self.parse_feed_clients()?,
             save_workers: self.parse_number(
                 "GM_SAVE_WORKERS",
                 "a number of writers such as \"2\"",
@@ -139,6 +143,7 @@ impl RawConfig {
             );
         }
         warnings.extend(mysql_tls_warnings(&config));
+        warnings.extend(feed_without_rows_warning(&config.feed_target, config.store));
         if config.max_content_octets > config.max_memory_octets {
             warnings.push(format!(
                 "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use crate::net::accept_pool::AcceptPoolSettings;
 use crate::net::tls::TlsCredentials;
+use crate::net::trusted_proxies::TrustedProxies;
 use crate::smtp::{MemoryBudget, SessionSettings};
 use crate::store::{RecipientAddressColumns, SaveQueue};
 use crate::sync;
@@ -34,6 +35,8 @@ pub struct ConnectionSettings {
     pub tls: Option<TlsCredentials>,
     /// Connection limits and trusted proxies.
     pub accept: Arc<AcceptPoolSettings>,
+    /// Who may read `/feed` and the metadata of mails (GM_FEED_CLIENTS).
+    pub feed_clients: Arc<TrustedProxies>,
 }
 
 /// The limits of a store, known after the server first connects to the store.
@@ -157,6 +160,7 @@ mod tests {
                 busy_reply: Vec::new(),
                 address_limit_reply: Vec::new(),
             }),
+            feed_clients: Arc::default(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Checks that the limits of open files and memory mappings suffice for the configuration.
 
 use crate::config::Config;
+use crate::feed::MAX_FEED_READERS;
 use crate::http;
 use crate::os::rlimits;
 use crate::server::http_endpoints;
@@ -25,9 +26,10 @@ fn needed_descriptors(config: &Config) -> usize {
     let listeners = 2 * all_smtp_listen_addresses(config).count();
     let http =
         http_endpoints::http_endpoint_addresses(config).count() * (2 + http::MAX_HTTP_CONNECTIONS);
+    let readers = config.status_address.map_or(0, |_| MAX_FEED_READERS);
     // After a reload two stores may be open: sessions that started before the reload still save to the old store.
     let stores = 2 * max_store_descriptors(config);
-    config.max_clients + listeners + http + stores + SPARE_DESCRIPTORS
+    config.max_clients + listeners + http + readers + stores + SPARE_DESCRIPTORS
 }
 
 /// Returns the maximum number of descriptors that the selected store holds open at the same time.
@@ -55,7 +57,7 @@ mod tests {
                 r#"{"GM_STORE": "discard", "GM_MAX_CLIENTS": "10", "GSMTPS_LISTEN_INTERFACE": "127.0.0.1:465",
                     "GSMTP_PUB_KEY": "a", "GSMTP_PRV_KEY": "b",
                     "GM_STATUS_INTERFACE": "127.0.0.1:1", "NGINX_AUTH_ENABLED": "Y"}"#,
-                10 + 4 + 64 + 2 * (32 + 2),
+                10 + 4 + 64 + 2 * (32 + 2) + 16,
             ),
         ] {
             let config = Config::from_json(text).unwrap();

@@ -1,7 +1,7 @@
 //! HTTP requests and responses.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 
 use httparse::Header;
 use jiff::Timestamp;
@@ -27,6 +27,27 @@ pub struct HttpResponse {
     content_type: &'static str,
     headers: Vec<(&'static str, String)>,
     body: String,
+    stream: Option<HttpStream>,
+}
+
+/// A function that writes a body whose length is not known in advance. The connection is closed when it returns.
+pub type HttpStream = Box<dyn FnOnce(&TcpStream) + Send>;
+
+/// What a client gets: the octets of the response, then the stream if there is one.
+pub struct HttpAnswer {
+    /// The head and the body, without a streamed one.
+    pub octets: Vec<u8>,
+    /// Writes the body.
+    pub stream: Option<HttpStream>,
+}
+
+impl From<HttpResponse> for HttpAnswer {
+    fn from(mut response: HttpResponse) -> HttpAnswer {
+        HttpAnswer {
+            octets: response.http_response_octets(true),
+            stream: response.stream.take(),
+        }
+    }
 }
 
 impl<'a> HttpRequest<'a> {
@@ -53,6 +74,16 @@ impl HttpResponse {
             content_type: "text/plain; charset=utf-8",
             headers: Vec::new(),
             body: body.into(),
+            stream: None,
+        }
+    }
+
+    /// Returns a response whose body `stream` writes. It is not called for HEAD. The connection does not count in
+    /// [`MAX_HTTP_CONNECTIONS`](super::MAX_HTTP_CONNECTIONS) while it runs.
+    pub fn stream_response(content_type: &'static str, stream: HttpStream) -> HttpResponse {
+        HttpResponse {
+            stream: Some(stream),
+            ..HttpResponse::plain_text_response(200, "").with_content_type(content_type)
         }
     }
 
@@ -73,16 +104,18 @@ impl HttpResponse {
         self
     }
 
-    /// Returns the octets of the response. `with_body` is `false` for a response to HEAD.
+    /// Returns the octets of the response, without those of a stream. `with_body` is `false` for a response to HEAD.
     pub(super) fn http_response_octets(&self, with_body: bool) -> Vec<u8> {
         let mut text = format!(
-            "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n",
+            "HTTP/1.1 {} {}\r\nDate: {}\r\nContent-Type: {}\r\nConnection: close\r\n",
             self.status,
             reason_phrase(self.status),
             Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT"),
             self.content_type,
-            self.body.len(),
         );
+        if self.stream.is_none() {
+            text += &format!("Content-Length: {}\r\n", self.body.len());
+        }
         for (name, value) in &self.headers {
             text.extend([name, ": ", value, "\r\n"]);
         }

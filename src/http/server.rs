@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use httparse::{EMPTY_HEADER, Status};
 
-use super::message::{HttpRequest, HttpResponse};
+use super::message::{HttpAnswer, HttpRequest, HttpResponse, HttpStream};
 use crate::metrics::{Component, Metrics};
 use crate::net::listener::Listener;
 
@@ -51,9 +51,13 @@ pub fn serve(
             let (slot, handler) = (Arc::clone(&slots), Arc::clone(&handler));
             let metrics = Arc::clone(&metrics);
             let answering = move || {
-                let _slot = slot;
                 // An error is ignored: the client is gone or too slow, so no response can be sent.
-                let _ = serve_http_request(&socket, peer, &metrics, &handler);
+                let stream = serve_http_request(&socket, peer, &metrics, &handler);
+                // A stream lasts long and has a limit of its own.
+                drop(slot);
+                if let Ok(Some(stream)) = stream {
+                    run_stream(&socket, stream, &metrics);
+                }
             };
             let thread = http_thread_builder("http-client").spawn(answering);
             if let Err(error) = thread {
@@ -70,34 +74,45 @@ fn http_thread_builder(name: &str) -> thread::Builder {
         .stack_size(STACK_OCTETS)
 }
 
+/// Answers one request. If its body is a stream, only the head has been sent, and the stream is returned.
 fn serve_http_request(
     socket: &TcpStream,
     peer: SocketAddr,
     metrics: &Metrics,
     handler: &HttpRequestHandler,
-) -> io::Result<()> {
+) -> io::Result<Option<HttpStream>> {
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let local = socket.local_addr()?;
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     socket.set_nodelay(true)?;
     let read_until = Instant::now() + READ_TIMEOUT;
     let mut head = Vec::new();
-    let response = loop {
+    let answer = loop {
         let line_ended = read_more_of_http_head(socket, &mut head, read_until)?;
         // The head is parsed only after a line end, because only a line end can complete it.
         if line_ended
-            && let Some(response) =
+            && let Some(answer) =
                 http_response_to_request_head(&head, peer, local, metrics, handler)
         {
-            break response;
+            break answer;
         }
         if head.len() >= MAX_HEAD_OCTETS {
-            break HttpResponse::plain_text_response(431, "head too large\n")
-                .http_response_octets(true);
+            break HttpResponse::plain_text_response(431, "head too large\n").into();
         }
     };
-    write_all(socket, &response)?;
-    linger(socket)
+    write_all(socket, &answer.octets)?;
+    match answer.stream {
+        Some(stream) => Ok(Some(stream)),
+        None => linger(socket).map(|()| None),
+    }
+}
+
+/// Calls the function that writes the body of a response, and catches its panic.
+fn run_stream(socket: &TcpStream, stream: HttpStream, metrics: &Metrics) {
+    if catch_unwind(AssertUnwindSafe(|| stream(socket))).is_err() {
+        metrics.panics.count(Component::Http);
+        log::error!("http_panicked");
+    }
 }
 
 /// Returns the response to the request head in `head`, or `None` if the head is incomplete.
@@ -109,12 +124,10 @@ pub fn http_response_to_request_head(
     local: SocketAddr,
     metrics: &Metrics,
     handler: &HttpRequestHandler,
-) -> Option<Vec<u8>> {
+) -> Option<HttpAnswer> {
     let mut headers = [EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
-    let refuse = |status, text: &str| {
-        Some(HttpResponse::plain_text_response(status, text).http_response_octets(true))
-    };
+    let refuse = |status, text: &str| Some(HttpResponse::plain_text_response(status, text).into());
     match parsed.parse(head) {
         Ok(Status::Partial) => return None,
         Ok(Status::Complete(_)) => {}
@@ -124,7 +137,7 @@ pub fn http_response_to_request_head(
     let method @ ("GET" | "HEAD") = parsed.method.unwrap_or_default() else {
         let response = HttpResponse::plain_text_response(405, "only GET and HEAD are supported\n")
             .with_http_header("Allow", "GET, HEAD");
-        return Some(response.http_response_octets(true));
+        return Some(response.into());
     };
     let target = parsed.path.unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
@@ -141,7 +154,13 @@ pub fn http_response_to_request_head(
         log::error!(client:% = peer; "http_panicked");
         HttpResponse::plain_text_response(500, "internal error\n")
     });
-    Some(response.http_response_octets(method != "HEAD"))
+    match method {
+        "HEAD" => Some(HttpAnswer {
+            octets: response.http_response_octets(false),
+            stream: None,
+        }),
+        _ => Some(response.into()),
+    }
 }
 
 /// Appends octets from `socket` to `head`, up to the size limit of a head. Returns whether the new octets contain a line end.
@@ -173,7 +192,7 @@ fn read_more_of_http_head(
     clippy::indexing_slicing,
     reason = "a write takes no more than it was given"
 )]
-fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
+pub(super) fn write_all(mut socket: &TcpStream, mut octets: &[u8]) -> io::Result<()> {
     let until = Instant::now() + WRITE_TIMEOUT;
     while !octets.is_empty() {
         socket.set_write_timeout(Some(time_left(until)?))?;

@@ -1,10 +1,13 @@
-//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks, and the status page for people.
+//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks, /feed for programs that want to know of
+//! new mail, and the status page for people.
 
 use std::io;
 use std::sync::Arc;
 
 use super::status_page::StatusPage;
 use crate::connection::{self, ConnectionSettings, SharedSettings};
+use crate::feed::Feed;
+use crate::http::feed::answer_feed_request;
 use crate::http::{HttpRequest, HttpResponse};
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::net::accept_pool::AcceptPool;
@@ -15,6 +18,8 @@ pub struct StatusRequestHandler {
     pool: Arc<AcceptPool>,
     /// Settings of new connections: memory budget, store and certificate.
     settings: Arc<SharedSettings>,
+    /// The entries about saved rows.
+    feed: Arc<Feed>,
     page: StatusPage,
 }
 
@@ -26,11 +31,13 @@ impl StatusRequestHandler {
     pub fn start(
         pool: Arc<AcceptPool>,
         settings: Arc<SharedSettings>,
+        feed: Arc<Feed>,
     ) -> io::Result<StatusRequestHandler> {
-        let page = StatusPage::start(Arc::clone(&pool), Arc::clone(&settings))?;
+        let page = StatusPage::start(Arc::clone(&pool), Arc::clone(&settings), Arc::clone(&feed))?;
         Ok(StatusRequestHandler {
             pool,
             settings,
+            feed,
             page,
         })
     }
@@ -59,6 +66,7 @@ impl StatusRequestHandler {
                     format!("{reason}\n{}", self.host_status_text()),
                 ),
             },
+            "/feed" => answer_feed_request(request, &self.feed, &self.settings),
             _ => {
                 let page = self
                     .page
@@ -91,4 +99,4 @@ pub fn unready_reason(pool: &AcceptPool, settings: &ConnectionSettings) -> Optio
     Some(format!("store: {}", reason.replace(char::is_control, " ")))
 }
 
-const NOT_FOUND: &str = "not found; use /, /metrics, /livez or /readyz\n";
+const NOT_FOUND: &str = "not found; use /, /metrics, /livez, /readyz or /feed\n";

@@ -191,6 +191,8 @@ labels! {
         RecipientHook = "recipient_hook",
         /// The thread that removes old rows.
         Retention = "retention",
+        /// The thread that writes the feed to Redis.
+        Feed = "feed",
     }
 }
 

@@ -39,6 +39,7 @@ macro_rules! metrics {
                 };
                 metrics.build.set(1);
                 metrics.mails_held.set(0);
+                metrics.feed_readers.set(0);
                 metrics.started_at.set_to_unix_seconds(SystemTime::now());
                 metrics
             }
@@ -144,11 +145,19 @@ metrics! {
     );
     redis_errors: Counter = Counter::new(
         "goguerrilla_redis_errors_total",
-        "Batches whose bodies Redis failed to store.",
+        "Batches whose bodies or feed entries Redis failed to store.",
     );
     bodies: Counter<BodyLocation> = Counter::new(
         "goguerrilla_bodies_total",
         "Mail bodies by location, while REDIS_INTERFACE is set.",
+    );
+    feed_dropped: Counter = Counter::new(
+        "goguerrilla_feed_dropped_total",
+        "Entries of the feed that the Redis stream or a reader of /feed did not get.",
+    );
+    feed_readers: Gauge = Gauge::new(
+        "goguerrilla_feed_readers",
+        "Readers of /feed now; at most 16.",
     );
     allowed_hosts: Gauge = Gauge::new(
         "goguerrilla_allowed_hosts",
@@ -164,7 +173,7 @@ metrics! {
     );
     panics: Counter<Component> = Counter::new(
         "goguerrilla_panics_total",
-        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection, write to Redis, recipient check or removal of old rows.",
+        "Panics caught, by component; each ended one connection, batch, HTTP response, database connection, write to Redis, recipient check, removal of old rows or write of the feed.",
     );
     reloads: Counter<(ReloadTarget, ReloadOutcome)> = Counter::new(
         "goguerrilla_reloads_total",

@@ -121,10 +121,13 @@ impl Server {
     /// # Errors
     /// [`StartError::Thread`].
     pub(crate) fn start_threads(&self) -> Result<(), StartError> {
-        let (pool, settings) = match &mut *sync::lock(&self.shared.running) {
+        let (pool, settings, feed) = match &mut *sync::lock(&self.shared.running) {
             Some(running) => {
                 running.restart_retention().map_err(StartError::Thread)?;
-                (Arc::clone(&running.pool), Arc::clone(&running.settings))
+                running.start_feed()?;
+                let (pool, settings) = (&running.pool, &running.settings);
+                let feed = Arc::clone(running.feed.feed());
+                (Arc::clone(pool), Arc::clone(settings), feed)
             }
             None => return Ok(()),
         };
@@ -132,7 +135,7 @@ impl Server {
         pool.start_deadlines_thread().map_err(StartError::Thread)?;
         if let Some(listener) = &listeners.status {
             let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
-            let status = StatusRequestHandler::start(pool, settings);
+            let status = StatusRequestHandler::start(pool, settings, feed);
             let status = status.map_err(StartError::Thread)?;
             http_endpoints::start_status_endpoints(listener, status)?;
         }
@@ -175,12 +178,10 @@ impl Server {
             .cloned()
             .collect();
         let pool = Arc::clone(&running.pool);
-        shut_down(
-            &pool,
-            &closed_first,
-            running.into_writers_of_all_stores(),
-            &self.stop_requests,
-        );
+        let (writers, feed) = running.into_writers_and_feed();
+        feed.end_readers();
+        shut_down(&pool, &closed_first, writers, &self.stop_requests);
+        feed.finish();
         // `drop` closes the status endpoints last, so that they stay available during the shutdown.
     }
 }

@@ -7,6 +7,7 @@ mod allowed_hosts;
 mod allowed_hosts_watch;
 mod builder;
 mod error;
+mod feed;
 mod handle;
 pub mod http_endpoints;
 pub mod listeners;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::allowed_hosts::LoadedAllowedHosts;
 use super::error::ReloadError;
+use super::feed::NewStream;
 use super::password_files::read_password_files_again;
 use super::recipients::RecipientSource;
 use super::running::RunningServer;
@@ -14,6 +15,7 @@ use super::settings::{log_certificate_warnings, log_config_warnings, tls_files};
 use super::store_factory::{ConfiguredOrCustomStore, RunningStore};
 use crate::config::Config;
 use crate::connection::{ConnectionSettings, SharedSettings};
+use crate::feed::Feed;
 use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
 use crate::net::tls::{TlsCredentials, TlsFilesFingerprint};
 use crate::smtp::RecipientHook;
@@ -25,6 +27,7 @@ pub struct ReloadBase {
     recipients: RecipientSource,
     tls: Option<TlsCredentials>,
     metrics: Arc<Metrics>,
+    feed: Arc<Feed>,
 }
 
 /// A reload whose files were read and whose store was opened; applying it cannot fail.
@@ -41,6 +44,8 @@ pub struct PreparedReload {
     pub store: Option<RunningStore>,
     /// The new recipient hook or none, if the configuration requires a change.
     pub recipient_hook: Option<Option<RecipientHook>>,
+    /// The stream of the feed, if the configuration requires a change.
+    pub feed_stream: Option<NewStream>,
 }
 
 /// A last step that can fail, done after a new configuration was found to be valid and before the first change.
@@ -55,6 +60,7 @@ impl ReloadBase {
             recipients: running.recipients.clone(),
             tls: running.settings.current().tls.clone(),
             metrics: Arc::clone(running.pool.metrics()),
+            feed: Arc::clone(running.feed.feed()),
         }
     }
 
@@ -77,9 +83,11 @@ impl ReloadBase {
         let needs_store = self
             .stores
             .config_change_needs_new_store(&self.config, &new_config);
-        let start_store = || self.stores.start(&new_config, &self.metrics);
+        let start_store = || self.stores.start(&new_config, &self.metrics, &self.feed);
         let store = needs_store.then(start_store).transpose();
+        let feed_stream = NewStream::of_change(stores, &self.config, &new_config);
         Ok(PreparedReload {
+            feed_stream: feed_stream.map_err(ReloadError::Start)?,
             store: store.map_err(ReloadError::Start)?,
             recipient_hook: recipient_hook.map_err(ReloadError::Start)?,
             config: new_config,
@@ -175,6 +183,8 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
         // table, and its query for recipients, without which it would accept any address.
         new_config.mail_table.clone_from(&running.mail_table);
         (new_config.recipient_query).clone_from(&running.recipient_query);
+        // The new store may have no Redis for the running stream, or the other way round.
+        (new_config.feed_target).clone_from(&running.feed_target);
     }
     let restored = [
         (

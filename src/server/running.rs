@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::allowed_hosts::LoadedAllowedHosts;
 use super::error::StartError;
+use super::feed::{NewStream, RunningFeed};
 use super::recipients::RecipientSource;
 use super::reload::PreparedReload;
-use super::settings::{accept_pool_settings, session_settings};
+use super::settings::{accept_pool_settings, feed_clients, session_settings};
 use super::store_factory::ConfiguredOrCustomStore;
 use crate::config::Config;
 use crate::connection::{self, ConnectionSettings, SharedSettings};
@@ -31,6 +32,8 @@ pub struct RunningServer {
     pub pool: Arc<AcceptPool>,
     writers: Option<WriterThreads>,
     old_rows: Option<OldRowsOpener>,
+    /// The entries about saved rows.
+    pub feed: RunningFeed,
     /// Removes old rows; `None` without GM_KEEP_DAYS.
     retention: Option<RetentionThread>,
     /// Writers of replaced stores. They end when the last session that saves to their store has ended.
@@ -52,7 +55,8 @@ impl RunningServer {
     ) -> Result<RunningServer, StartError> {
         let allowed_hosts = LoadedAllowedHosts::load(&config)?;
         allowed_hosts.log_loaded_files();
-        let store = stores.start(&config, &metrics)?;
+        let feed = RunningFeed::new(&metrics);
+        let store = stores.start(&config, &metrics, feed.feed())?;
         let session = Arc::new(SessionSettings {
             recipient_hook: recipients.start_hook(&stores, &config, &metrics)?,
             allowed_hosts: allowed_hosts.domains().clone(),
@@ -69,6 +73,7 @@ impl RunningServer {
             proxy_protocol: config.proxy_protocol,
             tls,
             accept: Arc::new(accept_pool_settings(&config)),
+            feed_clients: Arc::new(feed_clients(&config)),
         });
         let limits = {
             let settings = Arc::clone(&settings);
@@ -87,14 +92,25 @@ impl RunningServer {
             settings,
             writers: store.writers,
             old_rows: store.old_rows,
+            feed,
             retention: None,
             retired: Vec::new(),
         })
     }
 
-    /// Returns the writers of all stores, to shut them down.
-    pub fn into_writers_of_all_stores(self) -> Vec<WriterThreads> {
-        self.retired.into_iter().chain(self.writers).collect()
+    /// Returns the writers of all stores and the feed, to shut them down.
+    pub fn into_writers_and_feed(self) -> (Vec<WriterThreads>, RunningFeed) {
+        let writers = self.retired.into_iter().chain(self.writers).collect();
+        (writers, self.feed)
+    }
+
+    /// Turns the feed on if GM_FEED wants it, and starts the thread that writes its stream.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_feed(&mut self) -> Result<(), StartError> {
+        let stream = NewStream::of(&self.stores, &self.config)?;
+        self.feed.apply(&self.config, Some(stream))
     }
 
     /// Applies a prepared reload. Returns whether the certificate and key were replaced.
@@ -105,6 +121,7 @@ impl RunningServer {
             store,
             allowed_hosts,
             recipient_hook,
+            feed_stream,
             ..
         } = prepared;
         let settings = self.settings.current();
@@ -143,10 +160,14 @@ impl RunningServer {
             proxy_protocol: config.proxy_protocol,
             tls,
             accept: Arc::new(accept_pool_settings(&config)),
+            feed_clients: Arc::new(feed_clients(&config)),
         };
         self.settings.change_snapshot(|_| changed);
         self.config = config;
         self.allowed_hosts = allowed_hosts;
+        if let Err(error) = self.feed.apply(&self.config, feed_stream) {
+            log::error!(reason = error.error_in_one_line(); "feed_failed");
+        }
         if let Err(error) = self.restart_retention() {
             log::error!(reason:% = error; "retention_failed");
         }

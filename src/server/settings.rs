@@ -28,6 +28,11 @@ pub fn accept_pool_settings(config: &Config) -> AcceptPoolSettings {
     }
 }
 
+/// Returns who may read `/feed` and the metadata of mails.
+pub fn feed_clients(config: &Config) -> TrustedProxies {
+    TrustedProxies::new(config.feed_clients.iter().copied())
+}
+
 /// Returns the settings of new sessions. Until the store has read the columns of its table, the maximum lengths of
 /// recipients are those of the table that `schema` prints.
 pub fn session_settings(config: &Config) -> SessionSettings {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::host_status::HostStatus;
 use super::refusals::RejectedBatchCount;
+use super::table::TableColumns;
 use crate::metrics::Metrics;
 use crate::sync::lock;
 
@@ -41,6 +42,8 @@ struct SharedHealthState {
     /// The state of each server if the store has several.
     hosts: Mutex<Vec<HostStatus>>,
     readiness_check: OnceLock<StoreReadinessCheck>,
+    /// The columns of the table, for the entries of the feed; unset until they are known.
+    columns: Mutex<Option<TableColumns>>,
 }
 
 /// A function that returns the reason if the store cannot save mail, else `None`. The function must not block.
@@ -90,6 +93,17 @@ impl StoreHealth {
     /// Returns the metrics of the server.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Sets the columns of the table, which decide how much of a text is stored.
+    pub fn set_table_columns(&self, columns: &TableColumns) {
+        *lock(&self.shared.columns) = Some(columns.clone());
+    }
+
+    /// Returns the columns of the table; those of the table that `schema` prints until they are known.
+    pub fn table_columns(&self) -> TableColumns {
+        let known = lock(&self.shared.columns).clone();
+        known.unwrap_or(TableColumns::DEFAULT)
     }
 
     /// Sets a check that every call of [`store_unready_reason`](StoreHealth::store_unready_reason) runs, so that a failure is

@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
 use goguerrilla::internals::connection::{self, ConnectionSettings};
+use goguerrilla::internals::feed::Feed;
 use goguerrilla::internals::mail::Mail;
 use goguerrilla::internals::net::accept_pool::{
     AcceptPool, AcceptPoolSettings, CLIENT_STACK_OCTETS, Client, ConnectionHandler,
@@ -76,6 +77,7 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
         1,
         true,
         StoreHealth::new_of_reached_store(Arc::default()),
+        &Feed::new(Arc::default()),
         open_store,
     )
     .expect("a thread");
@@ -92,6 +94,7 @@ fn memory_and_slots_are_released_after_a_connection_or_store_panic() {
         proxy_protocol: false,
         tls: None,
         accept: Arc::new(pool_settings()),
+        feed_clients: Arc::default(),
     };
     let serve = move |client: &Client| connection::serve(client, &settings);
     let (pool, listener) = open(Box::new(serve));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use goguerrilla::internals::feed::Feed;
 use goguerrilla::internals::mail::Mail;
 use goguerrilla::internals::metrics::Metrics;
 use goguerrilla::internals::store::{
@@ -20,6 +21,11 @@ use testkit::{AT_ONCE, assert_took, let_time_pass, note, test, wait_for};
 
 /// The outcome of a batch, given its subjects.
 type SaveBehavior = Arc<dyn Fn(&[String]) -> Vec<Result<(), SaveError>> + Send + Sync>;
+
+/// Returns a feed that is off.
+fn no_feed() -> Arc<Feed> {
+    Feed::new(Arc::default())
+}
 
 #[test]
 fn store_panic_while_saving_fails_its_batch_and_the_next_batch_is_saved() {
@@ -85,7 +91,8 @@ fn store_that_panics_again_in_drop_is_replaced_for_the_next_batch() {
         _ => Ok(Box::new(Store::silent())),
     });
     let (saver, writers) =
-        WriterThreads::start(1, true, StoreHealth::new(Arc::default()), open).expect("a thread");
+        WriterThreads::start(1, true, StoreHealth::new(Arc::default()), &no_feed(), open)
+            .expect("a thread");
     assert_unavailable(&save(&saver, "one"));
     assert_saved(&save(&saver, "two"));
     writers.drain_and_join();
@@ -103,7 +110,8 @@ fn store_that_failed_to_open_is_opened_again_for_the_next_mail() {
         })
     };
     let (saver, writers) =
-        WriterThreads::start(1, true, StoreHealth::new(Arc::default()), open).expect("a thread");
+        WriterThreads::start(1, true, StoreHealth::new(Arc::default()), &no_feed(), open)
+            .expect("a thread");
     assert!(matches!(save(&saver, "one"), Err(SaveError::Full(_))));
     assert_unavailable(&save(&saver, "two"));
     assert_saved(&save(&saver, "three"));
@@ -426,7 +434,8 @@ fn reason_of_an_unready_store_contains_the_sources_of_its_error() {
         )))
     });
     let health = StoreHealth::new_of_reached_store(Arc::new(Metrics::new()));
-    let (saver, writers) = WriterThreads::start(1, true, health.clone(), open).expect("a thread");
+    let (saver, writers) =
+        WriterThreads::start(1, true, health.clone(), &no_feed(), open).expect("a thread");
     let error = save(&saver, "one").expect_err("no store");
     assert_eq!(error.to_string(), "db error");
     let reason = wait_for("the writer to report it", || health.store_unready_reason());
@@ -540,9 +549,14 @@ impl Fixture {
                 }))
             })
         };
-        let (saver, writers) =
-            WriterThreads::start(count, true, StoreHealth::new(Arc::default()), open)
-                .expect("a thread");
+        let (saver, writers) = WriterThreads::start(
+            count,
+            true,
+            StoreHealth::new(Arc::default()),
+            &no_feed(),
+            open,
+        )
+        .expect("a thread");
         Fixture {
             saver,
             writers,

@@ -130,6 +130,71 @@ fn store_that_goes_down_is_shown_within_five_seconds_with_its_time() {
 }
 
 #[test]
+fn hostile_texts_of_senders_execute_nothing_and_change_no_other_text() {
+    let server = Server::start(&[STATUS, ("GM_FEED", "http")]);
+    let browser = browser_with(&server);
+    let long = "W".repeat(3_000);
+    let subjects = [
+        "<script>window.executed = 1</script>",
+        "<img src=x onerror='window.executed = 1'>",
+        "</li></ul><h1>taken over</h1><svg onload=window.executed=1>",
+        "{{constructor.constructor('window.executed = 1')()}} ${window.executed = 1}",
+        "javascript:window.executed=1",
+        "\u{202e}gpj.exe \u{2066}\u{2067}\u{200f}\u{61c} right to left",
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd} <b>bold</b> &amp; &lt;",
+        &long,
+    ];
+    let mut client = server.client();
+    for subject in subjects {
+        let from = "\"<img src=x onerror=window.executed=1>\"@client.test";
+        let reply = client.deliver(from, "u@ours.test", &short_mail(subject));
+        assert_eq!(reply.code, 250);
+    }
+    let count = subjects.len();
+    browser.wait_until(
+        "all mails",
+        &format!("return document.querySelectorAll('#mails li').length === {count}"),
+    );
+    let texts = browser.run_script(
+        "return [...document.querySelectorAll('#mails .subject')].map(one => one.textContent)",
+    );
+    let shown = |subject: &str| -> String {
+        let is_direction = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        subject
+            .replace(is_direction, "\u{fffd}")
+            .chars()
+            .take(300)
+            .collect()
+    };
+    // The list has the newest mail first, and a subject that is longer than its column is stored without its end.
+    for (subject, text) in subjects
+        .iter()
+        .rev()
+        .zip(texts.as_array().expect("an array"))
+    {
+        let text = text.as_str().expect("a text");
+        assert!(
+            shown(subject).starts_with(text) && text.chars().count() >= 10,
+            "{subject}: {text}"
+        );
+    }
+    let unsafe_elements = "return [window.executed ?? null, document.querySelectorAll(
+        '#mails script, #mails img, #mails svg, #mails h1, #mails b, #mails a').length, document.querySelectorAll('h1').length]";
+    assert_eq!(browser.run_script(unsafe_elements), json!([null, 0, 1]));
+    for width in [320, 1_280] {
+        browser.set_screen(Screen {
+            width,
+            height: 800,
+            is_phone: width < 500,
+            is_dark: false,
+        });
+        let overflow = "return document.documentElement.scrollWidth - window.innerWidth";
+        assert_eq!(browser.run_script(overflow), 0, "{width}");
+    }
+    assert_eq!(browser.console(), [""; 0]);
+}
+
+#[test]
 fn policy_of_the_page_blocks_scripts_styles_and_requests_to_other_servers() {
     let server = Server::start(&[STATUS]);
     let browser = browser_with(&server);

@@ -1,7 +1,9 @@
 //! Diagnoses Redis or the nodes of a Redis Cluster.
 
+mod feed;
 mod fixes;
 
+pub use self::feed::check_feed_stream;
 use self::fixes::{explain_redis_connection_error, redis_error_fix};
 use super::driver_panic::run_check_catching_panic;
 use crate::store::Diagnostic;

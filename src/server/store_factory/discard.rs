@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{RunningStore, StoreFactory};
 use crate::config::Config;
 use crate::connection::StoreLimitsCell;
+use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::store::follow::FollowedRows;
@@ -21,6 +22,7 @@ impl StoreFactory for DiscardStoreFactory {
         _: &Config,
         limits: Arc<StoreLimitsCell>,
         metrics: &Arc<Metrics>,
+        _: &Arc<Feed>,
     ) -> Result<RunningStore, StartError> {
         log::warn!(store = "discard", note = "every mail is accepted and none is stored"; "store");
         Ok(RunningStore {

@@ -10,6 +10,7 @@ use super::sqlite;
 use super::{RunningStore, discard};
 use crate::config::{Config, StoreKind};
 use crate::connection::StoreLimitsCell;
+use crate::feed::{Feed, PublishStream};
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::smtp::RecipientHook;
@@ -19,8 +20,8 @@ use crate::store::{Diagnostic, StoreReadError, StoredMailReader, TableName};
 
 /// A store that GM_STORE can select: what the server and the commands `check`, `list`, `show` and `schema` need from it.
 pub trait StoreFactory: Send + Sync {
-    /// Opens the store and starts its writers, which set `limits` once they know the limits of the table. `metrics` are those
-    /// of the server.
+    /// Opens the store and starts its writers, which set `limits` once they know the limits of the table, and tell `feed` about
+    /// each row. `metrics` are those of the server.
     ///
     /// # Errors
     /// [`StartError`] if the store can never work.
@@ -29,6 +30,7 @@ pub trait StoreFactory: Send + Sync {
         config: &Config,
         limits: Arc<StoreLimitsCell>,
         metrics: &Arc<Metrics>,
+        feed: &Arc<Feed>,
     ) -> Result<RunningStore, StartError>;
 
     /// Returns whether a reload from `running` to `wanted` must start the store again.
@@ -54,6 +56,15 @@ pub trait StoreFactory: Send + Sync {
         _wanted: &Config,
     ) -> bool {
         false
+    }
+
+    /// Returns the Redis stream that the feed is written to, which is not connected yet; `None` if GM_FEED names none. Only the
+    /// MySQL store accepts a name.
+    ///
+    /// # Errors
+    /// [`StartError`]: REDIS_INTERFACE or REDIS_CA cannot be used.
+    fn feed_stream(&self, _config: &Config) -> Result<Option<Box<dyn PublishStream>>, StartError> {
+        Ok(None)
     }
 
     /// Returns the maximum number of descriptors that the store holds open at the same time.

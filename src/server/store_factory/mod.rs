@@ -14,6 +14,7 @@ pub use factory::{StoreFactory, store_factory_of_kind};
 use super::StartError;
 use crate::config::Config;
 use crate::connection::StoreLimitsCell;
+use crate::feed::{Feed, PublishStream};
 use crate::metrics::Metrics;
 use crate::smtp::RecipientHook;
 use crate::store::retention::OldRowsOpener;
@@ -41,7 +42,7 @@ pub struct RunningStore {
 }
 
 impl ConfiguredOrCustomStore {
-    /// Opens the store and starts its writers. `metrics` are those of the server.
+    /// Opens the store and starts its writers, which tell `feed` about each row. `metrics` are those of the server.
     ///
     /// # Errors
     /// [`StartError`] if the store can never work. A MySQL database that is only unreachable is not an error.
@@ -49,12 +50,13 @@ impl ConfiguredOrCustomStore {
         &self,
         config: &Config,
         metrics: &Arc<Metrics>,
+        feed: &Arc<Feed>,
     ) -> Result<RunningStore, StartError> {
         let limits = Arc::default();
         match self {
             ConfiguredOrCustomStore::Custom(open, writers) => {
                 let health = StoreHealth::new_of_reached_store(Arc::clone(metrics));
-                start_writers(limits, *writers, false, health, Arc::clone(open))
+                start_writers(limits, *writers, false, health, feed, Arc::clone(open))
             }
             ConfiguredOrCustomStore::Configured(selected) => {
                 let store = match selected.get() {
@@ -64,7 +66,7 @@ impl ConfiguredOrCustomStore {
                         selected.get_or_init(|| store)
                     }
                 };
-                store.start(config, limits, metrics)
+                store.start(config, limits, metrics, feed)
             }
         }
     }
@@ -72,6 +74,21 @@ impl ConfiguredOrCustomStore {
     /// Returns whether the configuration selects the store.
     pub fn is_configured(&self) -> bool {
         matches!(self, ConfiguredOrCustomStore::Configured(_))
+    }
+
+    /// Returns the Redis stream that the feed is written to, which is not connected yet. Returns `None` if GM_FEED names none,
+    /// and for a store of the embedding program.
+    ///
+    /// # Errors
+    /// [`StartError`]: REDIS_INTERFACE or REDIS_CA cannot be used.
+    pub fn feed_stream(
+        &self,
+        config: &Config,
+    ) -> Result<Option<Box<dyn PublishStream>>, StartError> {
+        match self.configured() {
+            Some(store) => store.feed_stream(config),
+            None => Ok(None),
+        }
     }
 
     /// Starts what asks the store's database which recipients exist (GM_RECIPIENT_QUERY). Returns `None` if the query is not
@@ -121,9 +138,10 @@ fn start_writers(
     count: usize,
     prepare: bool,
     health: StoreHealth,
+    feed: &Arc<Feed>,
     open: StoreOpener,
 ) -> Result<RunningStore, StartError> {
-    let started = WriterThreads::start(count, prepare, health, open);
+    let started = WriterThreads::start(count, prepare, health, feed, open);
     let (saver, writers) = started.map_err(StartError::Thread)?;
     Ok(RunningStore {
         saver,

@@ -11,6 +11,7 @@ use crate::check;
 use crate::check::database::TrialMailDomains;
 use crate::config::{Config, DatabaseServerAddress, DatabaseTlsMode};
 use crate::connection::{StoreLimits, StoreLimitsCell};
+use crate::feed::{Feed, PublishStream};
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::smtp::RecipientHook;
@@ -21,7 +22,9 @@ use crate::store::mysql::pool::{
 use crate::store::mysql::recipients::{self, RECIPIENT_CONNECTIONS, RecipientQuerySettings};
 use crate::store::mysql::{BodyStore, MySqlReader, MySqlStore, TableInfo, probe};
 use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
-use crate::store::redis::{RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings};
+use crate::store::redis::{
+    RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings, RedisStream,
+};
 use crate::store::retention::{LockWait, MySqlOldRows, OldRows, RetentionError};
 use crate::store::{
     BATCHES_IN_DOUBT_PER_WRITER, Diagnostic, StoreHealth, StoreOpener, StoreReadError,
@@ -38,11 +41,12 @@ impl StoreFactory for MySqlStoreFactory {
         config: &Config,
         limits: Arc<StoreLimitsCell>,
         metrics: &Arc<Metrics>,
+        feed: &Arc<Feed>,
     ) -> Result<RunningStore, StartError> {
         let health = StoreHealth::new(Arc::clone(metrics));
         let connector = Connector::new(
             mysql_settings(config),
-            callback_applying_table_limits(config, &limits),
+            callback_applying_table_limits(config, &limits, &health),
             &health,
         );
         let pool = Arc::new(pool::new_connection_pool(&connector));
@@ -78,7 +82,7 @@ impl StoreFactory for MySqlStoreFactory {
                 body_store(),
             )))
         });
-        let store = start_writers(limits, config.save_workers, true, health, open)?;
+        let store = start_writers(limits, config.save_workers, true, health, feed, open)?;
         Ok(RunningStore {
             old_rows: Some(Arc::new(old_rows)),
             ..store
@@ -104,6 +108,21 @@ impl StoreFactory for MySqlStoreFactory {
         recipient_query_settings(running) != recipient_query_settings(wanted)
     }
 
+    fn feed_stream(&self, config: &Config) -> Result<Option<Box<dyn PublishStream>>, StartError> {
+        let (Some(name), Some(redis)) = (config.feed_target.stream(), redis_settings(config))
+        else {
+            return Ok(None);
+        };
+        if let Some(error) = redis.authorities_error() {
+            return Err(error.into());
+        }
+        Ok(Some(Box::new(RedisStream::new(
+            redis,
+            name,
+            config.feed_length,
+        ))))
+    }
+
     fn max_descriptors_of_store(&self, config: &Config) -> usize {
         max_mysql_descriptors(config) + max_redis_descriptors(config)
     }
@@ -123,6 +142,8 @@ impl StoreFactory for MySqlStoreFactory {
         }
         if let Some(redis) = redis_settings(config) {
             findings.extend(check::redis::check_redis_or_cluster(&redis));
+            let stream = config.feed_target.stream();
+            findings.extend(stream.and_then(|name| check::redis::check_feed_stream(&redis, name)));
         }
         findings
     }
@@ -197,8 +218,10 @@ fn body_store_maker(
 fn callback_applying_table_limits(
     config: &Config,
     limits: &Arc<StoreLimitsCell>,
+    health: &StoreHealth,
 ) -> TableInfoCallback {
     let (limits, table) = (Arc::clone(limits), table_name(config));
+    let health = health.clone();
     let at_start = config.max_content_octets;
     let previous = Mutex::new(None);
     Arc::new(move |info: &TableInfo| {
@@ -214,6 +237,7 @@ fn callback_applying_table_limits(
         let findings = check::database::check_table(info, &table, configured);
         findings.iter().for_each(log_finding);
         if let Some(columns) = &info.columns {
+            health.set_table_columns(columns);
             limits.set_limits(StoreLimits {
                 recipients: columns.columns_limiting_recipients(),
                 max_content_octets: info.max_storable_content_octets(),
@@ -321,15 +345,16 @@ fn max_mysql_descriptors(config: &Config) -> usize {
         + retention
 }
 
-/// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, and two to query the
-/// hash slots of a cluster and the settings of a node.
+/// Returns the maximum number of descriptors that Redis needs: one for each writer on each node, two to query the hash slots of
+/// a cluster and the settings of a node, and one for the stream of the feed.
 fn max_redis_descriptors(config: &Config) -> usize {
     let nodes = match config.redis_urls.len() {
         0 => return 0,
         1 => 1,
         configured => configured.max(MIN_CLUSTER_NODES),
     };
-    nodes * config.save_workers + 2
+    let feed = usize::from(config.feed_target.stream().is_some());
+    nodes * config.save_workers + 2 + feed
 }
 
 /// Number of threads that r2d2 uses to open connections (its default).

@@ -7,6 +7,7 @@ use super::{RunningStore, StoreFactory, start_writers, table_name};
 use crate::check;
 use crate::config::Config;
 use crate::connection::StoreLimitsCell;
+use crate::feed::Feed;
 use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::store::follow::{FollowedRows, SqliteFollowedRows};
@@ -31,6 +32,7 @@ impl StoreFactory for SqliteStoreFactory {
         config: &Config,
         limits: Arc<StoreLimitsCell>,
         metrics: &Arc<Metrics>,
+        feed: &Arc<Feed>,
     ) -> Result<RunningStore, StartError> {
         let file = self
             .file
@@ -60,7 +62,7 @@ impl StoreFactory for SqliteStoreFactory {
         });
         let health = StoreHealth::new_of_reached_store(Arc::clone(metrics));
         health.set_readiness_check(readiness_check);
-        let store = start_writers(limits, 1, true, health, open)?;
+        let store = start_writers(limits, 1, true, health, feed, open)?;
         log::info!(store = "sqlite", file:% = config.sqlite_file.display(); "store");
         Ok(RunningStore {
             old_rows: Some(Arc::new(old_rows)),

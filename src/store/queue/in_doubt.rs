@@ -4,10 +4,11 @@
 //! The number of these threads is limited. A further batch in doubt is not looked up: its clients get 451 at once and send the
 //! mails again.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use super::outcome::{ClaimedMail, report_outcomes};
+use crate::feed::Feed;
 use crate::metrics::Component;
 use crate::panics;
 use crate::store::{CommitInDoubt, CommitLookUp, SaveError, SavedId, StoreHealth};
@@ -16,15 +17,17 @@ use crate::sync::lock;
 /// The threads that look up the outcome of unanswered COMMITs.
 pub struct InDoubtThreads {
     health: StoreHealth,
+    feed: Arc<Feed>,
     limit: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl InDoubtThreads {
     /// Returns an empty list of threads for a store with `writers` writers.
-    pub fn new(writers: usize, health: StoreHealth) -> InDoubtThreads {
+    pub fn new(writers: usize, health: StoreHealth, feed: Arc<Feed>) -> InDoubtThreads {
         InDoubtThreads {
             health,
+            feed,
             limit: writers * BATCHES_IN_DOUBT_PER_WRITER,
             threads: Mutex::default(),
         }
@@ -72,14 +75,19 @@ impl InDoubtThreads {
                 "COMMIT was not answered, and its outcome is not looked up, because {} other COMMITs are being looked up",
                 self.limit
             );
-            fail_batch(&self.health, mails, SaveError::unavailable(reason));
+            fail_batch(
+                &self.health,
+                &self.feed,
+                mails,
+                SaveError::unavailable(reason),
+            );
             return;
         }
         log::warn!(mails = mails.len(); "commit_in_doubt");
-        let health = self.health.clone();
+        let (health, feed) = (self.health.clone(), Arc::clone(&self.feed));
         let builder = thread::Builder::new().name("commit-in-doubt".to_owned());
         // If the thread cannot be started, its closure drops the mails, whose clients then get 451.
-        match builder.spawn(move || resolve(&health, look_up, mails)) {
+        match builder.spawn(move || resolve(&health, &feed, look_up, mails)) {
             Ok(thread) => threads.push(thread),
             Err(error) => log::error!(reason:% = error; "thread_start_failed"),
         }
@@ -105,7 +113,7 @@ fn doubt_of(outcome: &Result<SavedId, SaveError>) -> Option<&CommitInDoubt> {
 }
 
 /// Looks up the outcome of a COMMIT and answers the clients of its mails.
-fn resolve(health: &StoreHealth, look_up: CommitLookUp, claimed: Vec<ClaimedMail>) {
+fn resolve(health: &StoreHealth, feed: &Feed, look_up: CommitLookUp, claimed: Vec<ClaimedMail>) {
     let (handles, mails): (Vec<_>, Vec<_>) = claimed.into_iter().unzip();
     let looked_up =
         panics::catch_and_count_panic(health.metrics(), Component::Writer, || look_up(&mails));
@@ -121,15 +129,15 @@ fn resolve(health: &StoreHealth, look_up: CommitLookUp, claimed: Vec<ClaimedMail
                 .iter()
                 .map(|(_, mail)| Ok(SavedId::from(mail.hash())))
                 .collect();
-            report_outcomes(health, claimed, outcomes);
+            report_outcomes(health, feed, claimed, outcomes);
         }
-        Err(error) => fail_batch(health, claimed, error),
+        Err(error) => fail_batch(health, feed, claimed, error),
     }
 }
 
-fn fail_batch(health: &StoreHealth, mails: Vec<ClaimedMail>, error: SaveError) {
+fn fail_batch(health: &StoreHealth, feed: &Feed, mails: Vec<ClaimedMail>, error: SaveError) {
     let outcomes = vec![Err(error); mails.len()];
-    report_outcomes(health, mails, outcomes);
+    report_outcomes(health, feed, mails, outcomes);
 }
 
 /// Maximum number of batches in doubt at a time, per writer. If a host is lost, the batch of each writer is in doubt; a second

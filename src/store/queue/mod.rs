@@ -3,6 +3,7 @@
 mod batching;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub(super) mod bisect;
+mod feed_entries;
 mod hold;
 mod in_doubt;
 mod outcome;

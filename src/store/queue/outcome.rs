@@ -1,7 +1,9 @@
 //! The end of a batch: counts and logs its errors, updates the health of the store, and answers the waiting connections.
 
+use super::feed_entries::feed_entries_of_saved_mails;
 use super::pending::UnansweredMail;
 use crate::error_chain::display_with_causes;
+use crate::feed::Feed;
 use crate::mail::Mail;
 use crate::metrics::{Metrics, StoreErrorKind};
 use crate::store::{SaveError, SavedId, StoreHealth};
@@ -10,16 +12,19 @@ use crate::store::{SaveError, SavedId, StoreHealth};
 pub type ClaimedMail = (UnansweredMail, Mail);
 
 /// Records the outcomes of `mails` in the log, the metrics and the health of the store, and answers the connections.
-/// `outcomes` are in the order of `mails`; a mail without an outcome gets 451.
+/// `outcomes` are in the order of `mails`; a mail without an outcome gets 451. Then tells the feed about the saved ones.
 pub fn report_outcomes(
     health: &StoreHealth,
+    feed: &Feed,
     mails: Vec<ClaimedMail>,
     outcomes: Vec<Result<SavedId, SaveError>>,
 ) {
     record_outcomes(health, &mails, &outcomes, |_| true);
+    let entries = feed_entries_of_saved_mails(feed, health, &mails, &outcomes);
     for ((queued, mail), outcome) in mails.into_iter().zip(outcomes) {
         queued.set_save_outcome(outcome, Some(mail));
     }
+    feed.publish(entries);
 }
 
 /// Records the outcomes of `mails` in the metrics and the health of the store, and, if `is_to_be_logged` returns true for the

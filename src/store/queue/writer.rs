@@ -9,11 +9,13 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use super::batching::{BatchPermit, BatchScheduler};
+use super::feed_entries::feed_entries_of_saved_mails;
 use super::hold::{FailedAttempts, HoldLimit, QueueReceiver};
 use super::in_doubt::InDoubtThreads;
 use super::outcome::{ClaimedMail, count_store_error, record_outcomes};
 use super::pending::{SaveWaiterRegistry, UnansweredMail, new_pending_save};
 use crate::error_chain::display_with_causes;
+use crate::feed::Feed;
 use crate::mail::Mail;
 use crate::metrics::{Component, Metrics};
 use crate::panics;
@@ -117,7 +119,8 @@ impl WriterThreads {
     /// Starts `count` writers, which open their stores with `open`.
     ///
     /// If `precompute_rows` is set, each connection's thread computes the row (`Mail::precompute_summary_and_body`) before it
-    /// queues the mail. While `health` reports the store as down, only mails that may wait for it are queued.
+    /// queues the mail. While `health` reports the store as down, only mails that may wait for it are queued. `feed` gets an entry
+    /// for each saved row.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -125,13 +128,14 @@ impl WriterThreads {
         count: usize,
         precompute_rows: bool,
         health: StoreHealth,
+        feed: &Arc<Feed>,
         open: StoreOpener,
     ) -> std::io::Result<(SaveQueue, WriterThreads)> {
         let (sender, receiver) = bounded(MAX_QUEUED_MAILS);
         let (stop, stopped) = bounded(0);
         let receiver = QueueReceiver::new(receiver, stopped, MAX_QUEUED_MAILS);
         let scheduler = Arc::new(BatchScheduler::default());
-        let in_doubt = Arc::new(InDoubtThreads::new(count, health.clone()));
+        let in_doubt = Arc::new(InDoubtThreads::new(count, health.clone(), Arc::clone(feed)));
         let threads = (0..count)
             .map(|number| {
                 let writer = QueueWriter {
@@ -140,6 +144,7 @@ impl WriterThreads {
                     open: Arc::clone(&open),
                     store: None,
                     health: health.clone(),
+                    feed: Arc::clone(feed),
                     scheduler: Arc::clone(&scheduler),
                     in_doubt: Arc::clone(&in_doubt),
                 };
@@ -189,6 +194,7 @@ struct QueueWriter {
     open: StoreOpener,
     store: Option<Box<dyn SaveMail>>,
     health: StoreHealth,
+    feed: Arc<Feed>,
     scheduler: Arc<BatchScheduler>,
     in_doubt: Arc<InDoubtThreads>,
 }
@@ -276,7 +282,7 @@ impl QueueWriter {
     }
 
     /// Records the outcomes of a batch. Returns the mails to the queue for which the store was unavailable, and answers the
-    /// connections of the others.
+    /// connections of the others. Then tells the feed about the saved ones.
     fn report_outcomes_or_return_mails(
         &mut self,
         mails: Vec<ClaimedMail>,
@@ -293,12 +299,14 @@ impl QueueWriter {
         record_outcomes(&self.health, &mails, &outcomes, |reason| {
             failed.is_to_be_logged(reason)
         });
+        let entries = feed_entries_of_saved_mails(&self.feed, &self.health, &mails, &outcomes);
         for ((queued, mail), outcome) in mails.into_iter().zip(outcomes) {
             match outcome {
                 Err(error) => self.queue.fail_claimed_mail((queued, mail), error),
                 saved => queued.set_save_outcome(saved, Some(mail)),
             }
         }
+        self.feed.publish(entries);
     }
 
     /// Returns another queued mail for a batch of `so_far` mails. If the queue is empty and the batch has two or more mails,

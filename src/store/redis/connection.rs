@@ -2,10 +2,13 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use r2d2_redis::redis::{ConnectionAddr, ConnectionLike, RedisError, RedisResult, Value};
 
 use super::reply::read_resp_value;
@@ -70,6 +73,44 @@ impl RedisConnection {
         };
         stream.set_read_timeout(timeout)?;
         stream.set_write_timeout(timeout)
+    }
+
+    /// Returns whether the server has neither closed the connection nor sent anything that was not asked for.
+    pub fn is_idle(&self) -> bool {
+        let descriptor = match self.stream.get_ref() {
+            RedisSocket::Tcp(stream) => stream.as_raw_fd(),
+            RedisSocket::Tls(stream) => stream.socket().as_raw_fd(),
+            RedisSocket::Unix(stream) => stream.as_raw_fd(),
+        };
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        self.is_open && recv(descriptor, &mut [0], flags) == Err(Errno::EAGAIN)
+    }
+
+    /// Sends commands and reads the reply to each, an error reply included, until `timeout` is over. Returns the replies, and the
+    /// error because of which further ones are missing; the connection is then closed.
+    pub fn run_pipeline(
+        &mut self,
+        commands: &[u8],
+        count: usize,
+        timeout: Duration,
+    ) -> (Vec<RedisResult<Value>>, Option<RedisError>) {
+        let until = Instant::now() + timeout;
+        let mut replies = Vec::with_capacity(count);
+        if let Err(error) = self.write(commands) {
+            return (replies, Some(error.into()));
+        }
+        for _ in 0..count {
+            if Instant::now() >= until {
+                self.close();
+                let late = io::Error::from(io::ErrorKind::TimedOut);
+                return (replies, Some(late.into()));
+            }
+            match self.read_redis_reply() {
+                Err(error) if !self.is_open => return (replies, Some(error)),
+                reply => replies.push(reply),
+            }
+        }
+        (replies, None)
     }
 
     fn read_redis_reply(&mut self) -> RedisResult<Value> {

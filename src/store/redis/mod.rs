@@ -12,6 +12,7 @@ mod connection;
 mod pool;
 mod reader;
 mod reply;
+mod stream;
 mod tls;
 mod worker;
 
@@ -28,6 +29,7 @@ pub use self::breaker::RedisCircuitBreaker;
 use self::connection::is_redis_error_reply;
 pub use self::pool::RedisPool;
 pub use self::reader::{RedisReadConnection, redis_address_without_login};
+pub use self::stream::RedisStream;
 pub use self::tls::is_tls_fault;
 use self::worker::StoreBodiesRequest;
 use crate::mail::{CompressAllocError, Mail, MailId};

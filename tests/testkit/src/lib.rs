@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod dialog;
 pub mod ended;
 pub mod fault_proxy;
+pub mod feed;
 pub mod fleet;
 pub mod follow;
 pub mod front;

@@ -1,6 +1,7 @@
 //! A Redis server for one test, in a temporary folder on a free port; a cluster of them; and a fake Redis with wrong
 //! answers.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
@@ -155,6 +156,15 @@ impl Redis {
             .expect("the server runs");
         let done = commands.query::<()>(&mut connection);
         done.expect("valid commands");
+    }
+
+    /// Returns the entries of a stream, the oldest first, each with its fields.
+    pub fn stream_entries(&self, name: &str) -> Vec<BTreeMap<String, String>> {
+        let entries: Vec<Vec<redis::Value>> = self.command(&["XRANGE", name, "-", "+"]);
+        let fields = entries
+            .iter()
+            .map(|entry| redis::from_redis_value(&entry[1]).expect("fields and values"));
+        fields.collect()
     }
 
     /// Returns the sorted hashes of the stored bodies. Keys with a colon were written by `check`.
