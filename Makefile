@@ -33,7 +33,8 @@ run: build certs goguerrilla.conf
 goguerrilla.conf:
 	sed -e 's|"GSMTP_PUB_KEY": ""|"GSMTP_PUB_KEY": "certs/mail.cert.pem"|' \
 	    -e 's|"GSMTP_PRV_KEY": ""|"GSMTP_PRV_KEY": "certs/mail.key.pem"|' \
-	    -e 's|"GM_STATUS_INTERFACE": ""|"GM_STATUS_INTERFACE": "127.0.0.1:$(STATUS_PORT)"|' goguerrilla.conf.sample > $@
+	    -e 's|"GM_STATUS_INTERFACE": ""|"GM_STATUS_INTERFACE": "127.0.0.1:$(STATUS_PORT)"|' \
+	    -e 's|"GM_FEED": ""|"GM_FEED": "http"|' goguerrilla.conf.sample > $@
 
 # Makes a key and a self-signed certificate for trying TLS. Never commit them.
 certs: certs/mail.cert.pem

@@ -352,6 +352,7 @@ fn make_run_prints_the_address_of_the_page_and_takes_the_next_free_port() {
     let config = fs::read_to_string(folder.path().join("goguerrilla.conf")).expect("a file");
     let config: Value = serde_json::from_str(&config).expect("JSON");
     assert_eq!(config["GM_STATUS_INTERFACE"], format!("127.0.0.1:{first}"));
+    assert_eq!(config["GM_FEED"], "http");
     let _taken = TcpListener::bind(("127.0.0.1", first)).expect("a free port");
 
     for (interface, port) in [

@@ -110,7 +110,7 @@ const PAGE: &str = include_str!("page.html");
 /// Allows the script and the style of the page by their hashes, requests to this server, and the icon as a data URL. The script
 /// cannot turn text into markup or code, because trusted types are required and none can be made. A test compares the hashes.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-+973O1Q15I2+dC5V4/Rq2i2r3b/hIHVn7QhX4s2NzQo='; \
+    script-src 'sha256-3mfoKetsXyWjaP2cF1W4rEAPIVFOqaJNJQQvrtStDms='; \
     style-src 'sha256-mE3+W7tpvr7IEkYlaDGKCkiYPkiH7S/oCpArnpErfrw='; \
     img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
