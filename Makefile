@@ -20,7 +20,7 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' SYMBOLDIR='$(SYMBOLDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' \
     UNITDIR='$(UNITDIR)' CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools man install uninstall
+.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools man install uninstall deb image
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
 # goguerrilla.conf from the sample and a certificate in certs/.
@@ -130,6 +130,17 @@ man:
 # and SGID other ids than those of a new user goguerrilla.
 install:
 	@$(PLACES) BINARY='$(BINARY)' GUID='$(GUID)' SGID='$(SGID)' ./dist/install
+
+# Makes a package for Debian in target/deb or OUT. BINARY and VERSION replace the release build and the version of Cargo.toml.
+deb:
+	@[ -n '$(BINARY)' ] || cargo build --release --locked
+	@BINARY='$(BINARY)' VERSION='$(VERSION)' OUT='$(OUT)' ./dist/build-deb
+
+# Makes an image for containers, IMAGE, with buildah, podman or docker, whose libraries are from the image BASE.
+IMAGE ?= goguerrilla
+image:
+	@[ -n '$(BINARY)' ] || cargo build --release --locked
+	@BINARY='$(BINARY)' IMAGE='$(IMAGE)' BASE='$(BASE)' ./dist/build-image
 
 # Uninstalls the server but keeps data, configuration and user.
 uninstall:

@@ -22,7 +22,7 @@ use self::list_show::{
 };
 use self::prune::{parse_days_option, prune};
 use self::ready::ask_whether_server_is_ready;
-use crate::config::{Config, EnvironmentSettings};
+use crate::config::{Config, EnvironmentSettings, go_guerrilla_key_notes};
 use crate::daemon;
 use crate::panics;
 use crate::server;
@@ -147,7 +147,10 @@ pub fn run(
     let mut config = match reload_config() {
         Ok(read) => read,
         Err(text) if matches!(arguments.command, Some(CliCommand::Check)) => {
-            print_stdout(format!("error: {text}\n").as_bytes())?;
+            let file = arguments.config.as_deref();
+            let notes = go_guerrilla_key_notes(file.unwrap_or(Path::new(DEFAULT_FILE)));
+            let notes = notes.iter().map(|note| format!("note: {note}\n"));
+            print_stdout(format!("error: {text}\n{}", notes.collect::<String>()).as_bytes())?;
             return Err(CommandFailure {
                 text: String::new(),
                 status: 1,

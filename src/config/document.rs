@@ -4,13 +4,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::ConfigError;
+use super::go_guerrilla::names_of_go_guerrilla_keys;
 use super::raw::RawConfig;
 
 impl RawConfig {
     /// Parses the content of a configuration file.
     ///
     /// # Errors
-    /// [`ConfigError::NotJson`].
+    /// As for [`from_json`](RawConfig::from_json).
     pub fn from_octets(octets: Vec<u8>) -> Result<RawConfig, ConfigError> {
         // Windows PowerShell 5 saves text as UTF-16, which this server does not read. UTF-16 begins with a byte order mark
         // (FF FE or FE FF); without the mark, one of the first two octets is NUL, because JSON begins with an ASCII character.
@@ -29,10 +30,13 @@ impl RawConfig {
     /// Parses the text of a configuration file; a byte order mark is skipped.
     ///
     /// # Errors
-    /// [`ConfigError::NotJson`].
+    /// [`ConfigError::NotJson`], or [`ConfigError::GoGuerrilla`] for a file of that program.
     pub fn from_json(text: &str) -> Result<RawConfig, ConfigError> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        serde_json::from_str(text).map_err(|error| ConfigError::NotJson(error.to_string()))
+        serde_json::from_str(text).map_err(|error| match names_of_go_guerrilla_keys(text) {
+            Some(names) => ConfigError::GoGuerrilla(names),
+            None => ConfigError::NotJson(error.to_string()),
+        })
     }
 
     /// Returns a warning if these values, which are from `file`, contain a password and every user may read the file.

@@ -35,6 +35,12 @@ pub enum ConfigError {
     /// The text is not strict JSON, or the JSON is not an object of keys and values.
     #[error("expected strict JSON without comments and trailing commas, but found: {0}")]
     NotJson(String),
+    /// The text is a configuration of Go-Guerrilla 1.4 or later, which has other keys; the text names them.
+    #[error(
+        "a configuration of Go-Guerrilla 1.4 or later, whose keys have other names here: {0}; \
+         `goguerrilla check` lists them, and docs/migrate-from-go-guerrilla.md shows a whole file"
+    )]
+    GoGuerrilla(String),
     /// The value of a key is invalid.
     #[error("{key}: expected {expected}, but found {found}")]
     BadValue {

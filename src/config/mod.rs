@@ -9,6 +9,7 @@ mod document;
 mod environment;
 mod error;
 mod feed;
+mod go_guerrilla;
 mod hold_time;
 mod invariants;
 mod keep_days;
@@ -37,6 +38,7 @@ pub use database_tls::DatabaseTlsMode;
 pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
 pub use feed::FeedTarget;
+pub use go_guerrilla::go_guerrilla_key_notes;
 pub use keep_days::{EXPECTED_DAYS, parse_days};
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::ConfigError;
+use super::go_guerrilla::name_of_go_guerrilla_key;
 
 /// The pairs of key and value, from the file and from the environment.
 #[derive(Default)]
@@ -103,6 +104,11 @@ impl RawConfig {
         unknown
             .map(|(key, _)| {
                 let name = shown_name(key);
+                if let Some(here) = name_of_go_guerrilla_key(key) {
+                    return format!(
+                        "{name}: a key of Go-Guerrilla, ignored; it is called {here} here"
+                    );
+                }
                 match nearest_key(key) {
                     Some(known) => {
                         format!("{name}: unknown key, ignored; the nearest known key is {known}")

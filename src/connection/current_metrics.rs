@@ -1,7 +1,7 @@
 //! The metrics of a server with the current values of the gauges that only the pool and the store know.
 
 use super::ConnectionSettings;
-use crate::metrics::MetricsSnapshot;
+use crate::metrics::{Metrics, MetricsSnapshot};
 use crate::net::accept_pool::AcceptPool;
 
 /// Returns the current values of the most important metrics of the server.
@@ -14,6 +14,12 @@ pub fn metrics_snapshot(pool: &AcceptPool, settings: &ConnectionSettings) -> Met
 pub fn metrics_text(pool: &AcceptPool, settings: &ConnectionSettings) -> String {
     update_gauges(pool, settings);
     pool.metrics().render()
+}
+
+/// Returns the metrics of the server after the gauges that only the pool and the store know were set.
+pub fn up_to_date_metrics<'a>(pool: &'a AcceptPool, settings: &ConnectionSettings) -> &'a Metrics {
+    update_gauges(pool, settings);
+    pool.metrics()
 }
 
 /// Sets the gauges that are computed each time the metrics are read. `settings` are those of new connections.

@@ -22,7 +22,7 @@ use crate::smtp::{
     InputBuffer, Session, SessionSettings, Step, TlsState, XclientAddress,
 };
 
-pub use self::current_metrics::{metrics_snapshot, metrics_text};
+pub use self::current_metrics::{metrics_snapshot, metrics_text, up_to_date_metrics};
 pub use self::settings::{ConnectionSettings, SharedSettings, StoreLimits, StoreLimitsCell};
 
 /// Serves one client until the connection closes, then logs a summary.

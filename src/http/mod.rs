@@ -1,4 +1,4 @@
-//! HTTP endpoints: nginx's auth_http, metrics, health checks and the feed.
+//! HTTP endpoints: nginx's auth_http, metrics, health checks, the feed and the status page.
 
 pub mod auth_http;
 mod feed;
@@ -6,6 +6,7 @@ mod message;
 mod request_guard;
 mod server;
 pub mod status;
+mod status_page;
 
 pub use message::{HttpAnswer, HttpRequest, HttpResponse, HttpStream};
 pub use server::{HttpRequestHandler, MAX_HTTP_CONNECTIONS, http_response_to_request_head, serve};

@@ -215,6 +215,19 @@ impl Histogram {
         self.sum.load(Relaxed) as f64 / self.scale as f64
     }
 
+    /// Returns the number of observations in each bucket; the last bucket has no upper bound.
+    pub fn bucket_counts(&self) -> impl Iterator<Item = u64> {
+        let used = self.buckets.iter().take(self.bounds.len() + 1);
+        used.map(|bucket| bucket.load(Relaxed))
+    }
+
+    /// Returns the inclusive upper bounds of the buckets, in the unit of the metrics page.
+    pub fn bounds_in_metric_units(&self) -> impl Iterator<Item = f64> {
+        self.bounds
+            .iter()
+            .map(|bound| *bound as f64 / self.scale as f64)
+    }
+
     /// Records one duration; the bounds given to `new` must be in microseconds.
     pub fn observe_time(&self, time: Duration) {
         self.observe(time.as_micros() as u64);
@@ -355,5 +368,8 @@ mod tests {
                 "h_seconds_count 5",
             ]
         );
+        assert_eq!(histogram.bucket_counts().collect::<Vec<_>>(), [2, 2, 1]);
+        let bounds: Vec<f64> = histogram.bounds_in_metric_units().collect();
+        assert_eq!(bounds, [0.0005, 1.0]);
     }
 }

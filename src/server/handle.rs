@@ -135,14 +135,9 @@ impl Server {
         pool.start_deadlines_thread().map_err(StartError::Thread)?;
         if let Some(listener) = &listeners.status {
             let (pool, settings) = (Arc::clone(&pool), Arc::clone(&settings));
-            http_endpoints::start_status_endpoints(
-                listener,
-                StatusRequestHandler {
-                    pool,
-                    settings,
-                    feed,
-                },
-            )?;
+            let status = StatusRequestHandler::start(pool, settings, feed);
+            let status = status.map_err(StartError::Thread)?;
+            http_endpoints::start_status_endpoints(listener, status)?;
         }
         pool.start_accepting(&listeners.smtp)
             .map_err(StartError::Thread)?;

@@ -80,7 +80,7 @@ pub fn start_status_endpoints(
     listener: &Arc<Listener>,
     status: StatusRequestHandler,
 ) -> Result<(), StartError> {
-    let metrics = Arc::clone(status.pool.metrics());
+    let metrics = Arc::clone(status.metrics());
     http::serve(
         listener,
         &metrics,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::host_status::HostStatus;
 use super::refusals::RejectedBatchCount;
 use super::table::TableColumns;
 use crate::metrics::Metrics;
@@ -38,8 +39,8 @@ struct SharedHealthState {
     pending: Mutex<UnansweredStoreRequests>,
     /// Which resource the store has run out of, such as mail ids, and how to get more.
     shortage: Mutex<Option<String>>,
-    /// One status line per server if the store has several.
-    hosts: Mutex<Vec<String>>,
+    /// The state of each server if the store has several.
+    hosts: Mutex<Vec<HostStatus>>,
     readiness_check: OnceLock<StoreReadinessCheck>,
     /// The columns of the table, for the entries of the feed; unset until they are known.
     columns: Mutex<Option<TableColumns>>,
@@ -208,13 +209,13 @@ impl StoreHealth {
         lock(&self.shared.shortage).is_some()
     }
 
-    /// Sets the status lines of the store's servers, one line per server.
-    pub fn set_host_status_lines(&self, lines: Vec<String>) {
-        *lock(&self.shared.hosts) = lines;
+    /// Sets the state of each of the store's servers.
+    pub fn set_host_status(&self, hosts: Vec<HostStatus>) {
+        *lock(&self.shared.hosts) = hosts;
     }
 
-    /// Returns the status lines of the store's servers; empty if the store has only one.
-    pub fn host_status_lines(&self) -> Vec<String> {
+    /// Returns the state of each of the store's servers; empty if the store does not say or has only one.
+    pub fn host_status(&self) -> Vec<HostStatus> {
         lock(&self.shared.hosts).clone()
     }
 

@@ -8,6 +8,7 @@ mod commit_in_doubt;
 mod diagnostic;
 pub mod follow;
 mod health;
+mod host_status;
 mod memory;
 #[cfg(feature = "mysql")]
 pub mod mysql;
@@ -31,6 +32,7 @@ pub use column::{ColumnCharset, ColumnWidth, RecipientAddressColumns, TextColumn
 pub use commit_in_doubt::{CommitInDoubt, CommitLookUp};
 pub use diagnostic::Diagnostic;
 pub use health::StoreHealth;
+pub use host_status::{HostState, HostStatus};
 pub use memory::MemoryStore;
 pub use queue::{BATCHES_IN_DOUBT_PER_WRITER, HoldLimit, SaveQueue, StoreOpener, WriterThreads};
 pub use reader::{ListedMail, ListedMailSize, StoreReadError, StoredMailReader};

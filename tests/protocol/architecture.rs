@@ -54,7 +54,16 @@ const PLAN: &[(&str, &[&str])] = &[
     ),
     (
         "http",
-        &["connection", "net", "feed", "smtp", "metrics", "sync"],
+        &[
+            "connection",
+            "store",
+            "net",
+            "feed",
+            "smtp",
+            "metrics",
+            "panics",
+            "sync",
+        ],
     ),
     (
         "server",
@@ -182,6 +191,44 @@ fn module_layers_match_the_list_in_lib_rs() {
             words(drawing).contains(name),
             "{name} is missing in the drawing"
         );
+    }
+}
+
+#[test]
+fn architecture_page_lists_every_import_and_every_thread() {
+    let page = read("docs/architecture.md");
+    let rows_of = |section: &str| -> Vec<Vec<&str>> {
+        let section = page.split("\n## ").find(|text| text.starts_with(section));
+        let lines = section.expect("a section").lines();
+        let rows = lines.filter_map(|line| line.strip_prefix("| "));
+        rows.map(|row| row.split('|').map(str::trim).collect())
+            .collect()
+    };
+    let rows = rows_of("Modules");
+    for (part, allowed) in PLAN {
+        // lib.rs and internals re-export everything and are described below the table.
+        if ["lib", "internals"].contains(part) {
+            continue;
+        }
+        let row = rows
+            .iter()
+            .find(|row| row[0].split(", ").any(|name| name == *part));
+        let row = row.unwrap_or_else(|| panic!("docs/architecture.md has no row for {part}"));
+        assert_eq!(row[1], allowed.join(" "), "{part}");
+    }
+    let rows = rows_of("Threads");
+    let threads: BTreeSet<&str> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
+    for (file, code) in sources() {
+        for begin in [".name(\"", ".name(format!(\"", "http_thread_builder(\""] {
+            for rest in code.split(begin).skip(1) {
+                let name = rest.split('"').next().expect("a name");
+                let name = name.split('{').next().expect("a beginning");
+                let is_listed = threads
+                    .iter()
+                    .any(|thread| *thread == name || thread.strip_suffix('N') == Some(name));
+                assert!(is_listed, "{}: thread {name}", file.display());
+            }
+        }
     }
 }
 

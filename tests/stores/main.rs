@@ -13,6 +13,7 @@ mod galera;
 mod growing;
 mod hold;
 mod memory;
+mod migration;
 mod mysql_driver;
 mod mysql_faults;
 mod mysql_hanging;

@@ -210,6 +210,23 @@ fn make_install_over_an_older_version_keeps_configuration_and_mails() {
 }
 
 #[test]
+fn systemd_sysusers_creates_the_user_of_the_unit() {
+    let machine = TempDir::new().expect("a temporary folder");
+    fs::create_dir(machine.path().join("etc")).expect("a folder");
+    let mut sysusers = testkit::command("systemd-sysusers");
+    sysusers
+        .arg(format!("--root={}", machine.path().display()))
+        .arg(root().join("dist/sysusers.conf"));
+    checked_output(&["systemd-sysusers"], sysusers.output());
+    let users = fs::read_to_string(machine.path().join("etc/passwd")).expect("a file of users");
+    let fields: Vec<&str> = users.trim_end().split(':').collect();
+    assert_eq!(fields[0], "goguerrilla");
+    assert_eq!(fields[5..], [STATE, "/usr/sbin/nologin"]);
+    let groups = fs::read_to_string(machine.path().join("etc/group")).expect("a file of groups");
+    assert!(groups.starts_with("goguerrilla:"), "{groups}");
+}
+
+#[test]
 fn make_install_rejects_invalid_variables_before_installing_anything() {
     let package = TempDir::new().expect("a temporary folder");
     for (wrong, sentence) in [
@@ -662,6 +679,9 @@ fn documentation_files() -> Vec<String> {
     }
     files.push("goguerrilla.conf.sample".to_owned());
     let not_copied = [
+        "Containerfile",
+        "build-deb",
+        "build-image",
         "goguerrilla.8",
         "goguerrilla.conf.5",
         "goguerrilla.service.in",
@@ -670,7 +690,10 @@ fn documentation_files() -> Vec<String> {
         "uninstall",
     ];
     let dist = files_below(&root.join("dist")).into_iter();
-    let copied = dist.filter(|file| !not_copied.contains(&&file[1..]));
+    let copied = dist.filter(|file| {
+        let name = &file[1..];
+        !name.starts_with("debian/") && !not_copied.contains(&name)
+    });
     files.extend(copied.map(|file| format!("dist{file}")));
     let mut files: Vec<String> = files
         .into_iter()

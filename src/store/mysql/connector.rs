@@ -194,7 +194,7 @@ impl Connector {
     pub fn copy_host_status_to_health(&self) {
         self.shared
             .health
-            .set_host_status_lines(self.shared.hosts.host_status_lines_of_all());
+            .set_host_status(self.shared.hosts.status_of_all_hosts());
     }
 
     /// Reads the table's properties again after an error that shows that they have changed. The findings are then logged before

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::store::{HostState, HostStatus};
 use crate::sync;
 
 /// The state of every host, in the order of MYSQL_HOST.
@@ -198,17 +199,22 @@ impl DatabaseHosts {
         ))
     }
 
-    /// Returns one line per host for the status interface.
-    pub fn host_status_lines_of_all(&self) -> Vec<String> {
+    /// Returns the state of each host for the status endpoints.
+    pub fn status_of_all_hosts(&self) -> Vec<HostStatus> {
         let states = self.lock();
-        let line = |(name, state): (&String, &HostAvailability)| match &state.down {
-            None => format!("node {name}: well"),
-            Some(down) if down.kind == HostExclusionKind::Standby => {
-                format!("node {name}: standby: {}", down.reason)
-            }
-            Some(down) => format!("node {name}: left: {}", down.reason),
+        let status = |(name, state): (&String, &HostAvailability)| HostStatus {
+            name: name.clone(),
+            state: match &state.down {
+                None => HostState::Up,
+                Some(down) if down.kind == HostExclusionKind::Standby => HostState::Standby,
+                Some(_) => HostState::Down,
+            },
+            reason: state
+                .down
+                .as_ref()
+                .map_or_else(String::new, |down| down.reason.clone()),
         };
-        self.names.iter().zip(states.iter()).map(line).collect()
+        self.names.iter().zip(states.iter()).map(status).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<HostAvailability>> {
@@ -242,7 +248,10 @@ mod tests {
                 && hosts.should_close_for_better_host(0)
                 && !hosts.should_close_for_better_host(1)
         );
-        assert_eq!(hosts.host_status_lines_of_all()[0], "node 0: left: gone");
+        assert_eq!(
+            hosts.status_of_all_hosts()[0].to_string(),
+            "node 0: left: gone"
+        );
         hosts.mark_host_up(0);
         assert!(
             hosts.is_excluded_while_another_is_up(0),
@@ -260,7 +269,7 @@ mod tests {
         hosts.mark_standby(1, "read-only");
         assert_eq!(hosts.host_indexes_in_try_order(), [2, 1, 0]);
         assert_eq!(
-            hosts.host_status_lines_of_all()[1],
+            hosts.status_of_all_hosts()[1].to_string(),
             "node 1: standby: read-only"
         );
         hosts.lock()[1].down.as_mut().unwrap().until = Instant::now();
@@ -338,6 +347,6 @@ mod tests {
         assert!(
             !hosts.is_excluded_while_another_is_up(0) && !hosts.should_close_for_better_host(0)
         );
-        assert_eq!(hosts.host_status_lines_of_all(), ["node 0: well"]);
+        assert_eq!(hosts.status_of_all_hosts()[0].to_string(), "node 0: well");
     }
 }

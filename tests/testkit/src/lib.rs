@@ -38,6 +38,7 @@ pub mod steps;
 pub mod store;
 pub mod tls;
 mod wait;
+pub mod web;
 
 pub use inventory;
 pub use output::record;

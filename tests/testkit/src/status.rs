@@ -19,10 +19,23 @@ pub fn address(server: &Server) -> SocketAddr {
 
 /// Returns the status and body of a GET request.
 pub fn get(server: &Server, path: &str) -> (u16, String) {
+    let (code, _, body) = get_with_headers(server, path, "Host: status.test\r\n");
+    (code, body)
+}
+
+/// Returns the JSON that the script of the status page gets.
+pub fn get_json(server: &Server, path: &str) -> serde_json::Value {
+    let (code, _, body) = get_with_headers(server, path, "Host: localhost\r\n");
+    assert_eq!(code, 200, "{body}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+/// Returns the status, head and body of a GET request with these header lines.
+pub fn get_with_headers(server: &Server, path: &str, headers: &str) -> (u16, String, String) {
     let mut socket = TcpStream::connect(address(server)).expect("the server accepts");
     let time_limit = Some(Duration::from_secs(10));
     socket.set_read_timeout(time_limit).expect("an open socket");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: status.test\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
     socket
         .write_all(request.as_bytes())
         .expect("the server reads");
@@ -32,7 +45,11 @@ pub fn get(server: &Server, path: &str) -> (u16, String) {
         .split_once("\r\n\r\n")
         .expect("an empty line after the fields");
     let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    (code.expect("three digits"), body.to_owned())
+    (
+        code.expect("three digits"),
+        head.to_owned(),
+        body.to_owned(),
+    )
 }
 
 /// Returns every sample by its name with labels.

@@ -1,0 +1,117 @@
+//! Looks at the server once a second, whether or not a browser shows the page.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use serde_json::{Value, json};
+
+use super::history::History;
+use super::problem::{ServerState, find_problems};
+use super::sample::{Sample, save_seconds_bounds};
+use crate::connection::SharedSettings;
+use crate::http::status::unready_reason;
+use crate::metrics::Component;
+use crate::net::accept_pool::AcceptPool;
+use crate::panics;
+use crate::sync;
+
+/// Knows the state of the server, and what it was in the last five minutes.
+pub struct StatusMonitor {
+    pool: Arc<AcceptPool>,
+    settings: Arc<SharedSettings>,
+    history: Mutex<History>,
+    started_at: Option<u64>,
+}
+
+impl StatusMonitor {
+    /// Starts the thread that looks at the server until the returned sender is dropped.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(
+        pool: Arc<AcceptPool>,
+        settings: Arc<SharedSettings>,
+    ) -> io::Result<(Arc<StatusMonitor>, Sender<()>)> {
+        let monitor = Arc::new(StatusMonitor {
+            started_at: pool.metrics().started_at.value(),
+            pool,
+            settings,
+            history: Mutex::default(),
+        });
+        let (running, ended) = bounded(0);
+        let looking = Arc::clone(&monitor);
+        let look = move || {
+            while ended.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let metrics = looking.pool.metrics();
+                let look = || looking.look_and_keep_sample();
+                // A panic costs one point of the charts.
+                if let Err(reason) = panics::catch_and_count_panic(metrics, Component::Http, look) {
+                    log::error!(reason = reason.as_str(); "http_panicked");
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("status".to_owned())
+            .stack_size(STACK_OCTETS)
+            .spawn(look)?;
+        Ok((monitor, running))
+    }
+
+    /// Looks at the server and returns its state as a JSON object.
+    pub fn look_and_describe_as_json(&self) -> Value {
+        let mut history = sync::lock(&self.history);
+        let sample = self.look(&mut history);
+        let settings = self.settings.current();
+        let ids_used = sample.mail_id_used_billionths;
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "host_name": settings.session.host_name,
+            "started_at": self.started_at,
+            "is_ready": unready_reason(&self.pool, &settings).is_none(),
+            "problems": history.current_problems_as_json(),
+            "past_problems": history.past_problems_as_json(),
+            "hosts": history.hosts_as_json(&settings.saver.health().host_status()),
+            "certificate_expires_at": sample.certificate_expires_at,
+            "mail_id_used_ratio": ids_used.map(|billionths| billionths as f64 / 1e9),
+            "save_seconds_bounds": save_seconds_bounds(self.pool.metrics()),
+            "sample": sample.sample_as_json(),
+        })
+    }
+
+    /// Returns the samples of the last five minutes as a JSON object.
+    pub fn samples_as_json(&self) -> Value {
+        json!({ "samples": sync::lock(&self.history).samples_as_json() })
+    }
+
+    fn look_and_keep_sample(&self) {
+        let mut history = sync::lock(&self.history);
+        let sample = self.look(&mut history);
+        history.push_sample(sample);
+    }
+
+    /// Reads the current state and records in `history` what has changed since the last look.
+    fn look(&self, history: &mut History) -> Sample {
+        let settings = self.settings.current();
+        let sample = Sample::take(&self.pool, &settings);
+        let now = sample.unix_seconds;
+        let hosts = settings.saver.health().host_status();
+        let at_start = Sample::default();
+        let problems = find_problems(&ServerState {
+            unready_reason: unready_reason(&self.pool, &settings),
+            hosts: &hosts,
+            now: &sample,
+            minute_ago: history.sample_before(now, 60.0).unwrap_or(&at_start),
+        });
+        history.record_problems(now, problems);
+        history.record_hosts(now, &hosts);
+        sample
+    }
+}
+
+/// The interval between two looks, which is that of the points in the charts.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Stack size in octets of the thread; only pages in use take memory.
+const STACK_OCTETS: usize = 256 * 1_024;
