@@ -19,6 +19,7 @@ const PAUSES: &[(&str, usize)] = &[
     ("tests/protocol/status.rs", 1),
     ("tests/protocol/time.rs", 2),
     ("tests/protocol/writer.rs", 1),
+    ("tests/soak/hold.rs", 4),
     ("tests/stores/commit_in_doubt.rs", 1),
     ("tests/stores/hold.rs", 1),
     ("tests/stores/mysql_driver.rs", 1),
@@ -29,7 +30,7 @@ const PAUSES: &[(&str, usize)] = &[
     ("tests/testkit/src/fault_proxy.rs", 2),
     ("tests/testkit/src/kill_rounds.rs", 1),
     ("tests/testkit/src/kill_rounds_mysql.rs", 1),
-    ("tests/testkit/src/load.rs", 1),
+    ("tests/testkit/src/load.rs", 2),
     ("tests/testkit/src/rate.rs", 2),
     ("tests/testkit/src/redis.rs", 1),
 ];
