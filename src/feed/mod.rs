@@ -165,8 +165,8 @@ impl Ring {
 pub const MAX_FEED_READERS: usize = 16;
 /// Number of entries that the status page shows.
 pub const NEWEST_ENTRIES: usize = 50;
-/// Maximum number of entries in the ring: four minutes of 42 mails a second, the rate of the busiest known site, and at least
-/// two seconds at the highest rate that was measured. A Redis that restarts or fails over misses nothing in that time.
+/// Maximum number of entries in the ring: those of four minutes of 42 mails a second, the rate of the busiest known site, or of
+/// half a second of the highest measured rate. A Redis that restarts or fails over misses nothing at usual rates.
 const MAX_ENTRIES: usize = 10_000;
 /// Maximum memory of the ring in octets. An entry takes about 400 octets; only long subjects and addresses reach this limit
 /// before [`MAX_ENTRIES`].

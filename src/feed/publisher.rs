@@ -118,12 +118,7 @@ impl PublisherThread {
         let is_stopping = || stopping.load(Ordering::SeqCst);
         let mut give_up_at = None;
         loop {
-            let wait = match self.pending.is_empty() {
-                true => IDLE_WAIT,
-                // The pause after the failure was the wait.
-                false => Duration::ZERO,
-            };
-            let has_more = self.cursor.wait(wait, is_stopping) || !self.pending.is_empty();
+            let has_more = !self.pending.is_empty() || self.cursor.wait(IDLE_WAIT, is_stopping);
             let is_off = self.cursor.is_ended();
             if is_stopping() || is_off {
                 let give_up_at = *give_up_at.get_or_insert_with(|| Instant::now() + FLUSH_TIMEOUT);

@@ -327,7 +327,10 @@ fn entries_wait_for_a_lost_node_of_a_redis_cluster() {
     server.wait_for_log(" feed_failed ");
     cluster.nodes[owner].run();
     cluster.wait_until_all_slots_are_served();
+    let started_at = Instant::now();
     wait_for_subjects(&cluster.nodes[owner], &away);
+    // The longest pause between two attempts.
+    assert_took(started_at.elapsed(), Duration::from_secs(4));
     assert_eq!(dropped(&server), 0.0);
 }
 

@@ -18,6 +18,8 @@ pub struct Follower {
     pending: VecDeque<u64>,
     /// Earlier values of `high` with their times, the oldest first.
     marks: VecDeque<(Instant, u64)>,
+    /// Whether the last query did not reach the newest row, because there were too many.
+    is_behind: bool,
     /// When the whole range from `floor` on was read again the last time.
     window_read_at: Instant,
 }
@@ -46,6 +48,7 @@ impl Follower {
             found: found.into_iter().collect(),
             pending: first.into_iter().rev().collect(),
             marks: VecDeque::from([(now, high)]),
+            is_behind: false,
             window_read_at: now,
         })
     }
@@ -102,7 +105,8 @@ impl Follower {
             return Ok(());
         }
         let newest = newest.max(self.high);
-        let after = match rows.may_appear_out_of_order() {
+        // While many rows are to be caught up with, no id is read again.
+        let after = match rows.may_appear_out_of_order() && !self.is_behind {
             true => self.id_to_read_after(now),
             false => self.high,
         };
@@ -116,8 +120,9 @@ impl Follower {
             true => rows.ids(range, IdOrder::OldestFirst, limit)?,
             false => Vec::new(),
         };
+        self.is_behind = ids.len() == limit;
         self.high = match ids.last() {
-            Some(last) if ids.len() == limit => *last,
+            Some(last) if self.is_behind => *last,
             _ => newest,
         };
         let found = &mut self.found;
