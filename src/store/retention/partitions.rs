@@ -92,7 +92,11 @@ impl DayPartitions {
         let Some(last_end) = all.iter().filter_map(|partition| partition.end).max() else {
             return changes;
         };
-        let ends: Vec<u64> = (today + 1..=today + 1 + DAYS_AHEAD)
+        // A database may tell any number.
+        let Some(last_made) = today.checked_add(1 + DAYS_AHEAD) else {
+            return changes;
+        };
+        let ends: Vec<u64> = (today + 1..=last_made)
             .filter(|end| *end > last_end)
             .collect();
         if !ends.is_empty() {
@@ -108,7 +112,8 @@ impl DayPartitions {
         let DayPartitions(all) = self;
         all.windows(2).any(|pair| match pair {
             [before, partition] => {
-                before.end == Some(cut_off_day) && partition.end == Some(cut_off_day + 1)
+                let first_day = partition.end.and_then(|end| end.checked_sub(1));
+                before.end == Some(cut_off_day) && first_day == Some(cut_off_day)
             }
             _ => false,
         })
@@ -263,6 +268,18 @@ mod tests {
         assert_eq!(table.changes(200, 190), [dropped("p100"), made]);
         assert_eq!(partitions(&[("p", Some(300))]).changes(200, 190), []);
         assert_eq!(partitions(&[("all", None)]).changes(200, 190), []);
+    }
+
+    #[test]
+    fn nonsense_dates_of_the_database_make_no_partition_and_no_panic() {
+        let table = partitions(&[
+            ("p100", Some(101)),
+            ("p101", Some(u64::MAX)),
+            ("later", None),
+        ]);
+        assert_eq!(table.changes(u64::MAX, 0), []);
+        assert_eq!(table.changes(u64::MAX - 1, 101), [dropped("p100")]);
+        assert!(!table.is_cut_off_in_one_day(u64::MAX));
     }
 
     #[test]
