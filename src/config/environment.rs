@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::ConfigError;
 use super::raw::{RawConfig, bad_value, find_key, nearest_key, shown_name};
+use super::{Config, ConfigError};
 
 /// The values of the variables `GOGUERRILLA_<KEY>`. They take precedence over the values of the file.
 // There is no Debug, because a value may be a password.
@@ -51,6 +51,33 @@ impl EnvironmentSettings {
     /// Returns whether no variable sets a key.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
+    }
+
+    /// Parses the text of a configuration file and replaces its values by those of the environment.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first problem found.
+    pub fn config_from_json(&self, text: &str) -> Result<Config, ConfigError> {
+        self.apply_to(RawConfig::from_json(text)?)
+    }
+
+    /// Returns the configuration that consists of `raw` and of the values of the environment, which replace those of `raw`.
+    ///
+    /// # Errors
+    /// [`ConfigError::InEnvironment`] for a bad value of the environment, else [`ConfigError`] for the first problem of `raw`.
+    pub(super) fn apply_to(&self, mut raw: RawConfig) -> Result<Config, ConfigError> {
+        let value_sources = self.replace_values_of(&mut raw);
+        let mut config = raw.to_config().map_err(|error| match error {
+            ConfigError::BadValue { key, .. } if raw.keys_from_environment.contains(&key) => {
+                ConfigError::InEnvironment {
+                    source: Box::new(error),
+                }
+            }
+            error => error,
+        })?;
+        config.warnings.extend(self.warnings(&raw));
+        config.value_sources = value_sources;
+        Ok(config)
     }
 
     /// Replaces the values of `raw` by those of the environment. Returns the replaced keys, each with a text that says where

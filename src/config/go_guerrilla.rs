@@ -24,7 +24,13 @@ pub fn names_of_go_guerrilla_keys(text: &str) -> Option<String> {
 /// any other file, and for one that cannot be read.
 pub fn go_guerrilla_key_notes(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
-    let keys = keys_of_go_guerrilla(&text).unwrap_or_default();
+    go_guerrilla_key_notes_of_text(&text)
+}
+
+/// Returns the lines that [`go_guerrilla_key_notes`] returns for a file with this text. Needs no file, so that fuzzing can pass
+/// any text.
+pub fn go_guerrilla_key_notes_of_text(text: &str) -> Vec<String> {
+    let keys = keys_of_go_guerrilla(text).unwrap_or_default();
     keys.iter().map(|path| note_about_key(path)).collect()
 }
 

@@ -38,7 +38,7 @@ pub use database_tls::DatabaseTlsMode;
 pub use environment::EnvironmentSettings;
 pub use error::ConfigError;
 pub use feed::FeedTarget;
-pub use go_guerrilla::go_guerrilla_key_notes;
+pub use go_guerrilla::{go_guerrilla_key_notes, go_guerrilla_key_notes_of_text};
 pub use keep_days::{EXPECTED_DAYS, parse_days};
 
 /// The configuration of a server: every key of goguerrilla.conf, checked and typed.
@@ -204,23 +204,14 @@ impl Config {
         file: Option<&Path>,
         environment: &EnvironmentSettings,
     ) -> Result<Config, ConfigError> {
-        let mut raw = file.map_or_else(|| Ok(RawConfig::default()), read_file)?;
+        let raw = file.map_or_else(|| Ok(RawConfig::default()), read_file)?;
         let warning = file.and_then(|file| raw.readable_password_warning(file));
-        let value_sources = environment.replace_values_of(&mut raw);
-        let mut config = raw.to_config().map_err(|error| match error {
-            ConfigError::BadValue { key, .. } if raw.keys_from_environment.contains(&key) => {
-                ConfigError::InEnvironment {
-                    source: Box::new(error),
-                }
-            }
-            error => match file {
-                Some(file) => error.in_file(file),
-                None => error,
-            },
+        let config = environment.apply_to(raw);
+        let mut config = config.map_err(|error| match (error, file) {
+            (error @ ConfigError::InEnvironment { .. }, _) | (error, None) => error,
+            (error, Some(file)) => error.in_file(file),
         })?;
         config.warnings.extend(warning);
-        config.warnings.extend(environment.warnings(&raw));
-        config.value_sources = value_sources;
         Ok(config)
     }
 

@@ -151,13 +151,27 @@ fn add_file(
             source,
         }
     })?;
+    add_allowed_hosts_of_file(domains, &octets, file)?;
+    Ok(state_if_settled(&metadata))
+}
+
+/// Adds the items in the content of `file`: one in each line, without the text after `#`. Needs no file, so that fuzzing can
+/// pass any octets.
+///
+/// # Errors
+/// [`AllowedHostsError`] for the first line that is not an item, or if there is no item.
+pub fn add_allowed_hosts_of_file(
+    domains: &mut AcceptedDomainsBuilder,
+    octets: &[u8],
+    file: &Path,
+) -> Result<(), AllowedHostsError> {
     let bad_line = |line, expected, found| AllowedHostsError::BadLine {
         file: file.to_owned(),
         line,
         expected,
         found,
     };
-    let text = std::str::from_utf8(&octets).map_err(|error| {
+    let text = std::str::from_utf8(octets).map_err(|error| {
         let valid = octets.get(..error.valid_up_to()).unwrap_or_default();
         let line = 1 + memchr::memchr_iter(b'\n', valid).count();
         bad_line(line, "text in UTF-8".to_owned(), "other octets".to_owned())
@@ -183,7 +197,7 @@ fn add_file(
     }
     match is_empty {
         true => Err(AllowedHostsError::Empty(file.to_owned())),
-        false => Ok(state_if_settled(&metadata)),
+        false => Ok(()),
     }
 }
 

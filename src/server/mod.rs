@@ -19,7 +19,7 @@ mod settings;
 mod shutdown;
 mod store_factory;
 
-pub use allowed_hosts::{AllowedHostsError, LoadedAllowedHosts};
+pub use allowed_hosts::{AllowedHostsError, LoadedAllowedHosts, add_allowed_hosts_of_file};
 pub use builder::ServerBuilder;
 pub use error::{ReloadError, StartError};
 pub use handle::{Server, ServerHandle};

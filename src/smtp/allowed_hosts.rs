@@ -190,7 +190,8 @@ fn suggest_allowed_host_item(text: &str) -> String {
         Err(_) => {}
     }
     let domain_part = text.trim_start_matches(['*', '.']);
-    if domain_part.len() < text.len() && domain::is_domain(domain_part) {
+    let is_shorter = domain_part.len() < text.len();
+    if is_shorter && canonical_domain_or_error_text(domain_part).is_ok() {
         return format!(
             "\"*.{domain_part}\" for any subdomain or \"{domain_part}\" for the domain itself"
         );
@@ -338,6 +339,7 @@ mod tests {
             ("[192.0.2.0/24]", DOMAIN_EXAMPLES),
             ("[IPv6:fe80::1%eth0]", DOMAIN_EXAMPLES),
             ("[192.0.2.1].", DOMAIN_EXAMPLES),
+            ("**.ours\u{99}.test", DOMAIN_EXAMPLES),
             ("*ours.test", parent),
             ("**.ours.test", parent),
             ("*.*.ours.test", parent),

@@ -25,7 +25,10 @@ pub use self::mysql::{LockWait, MySqlOldRows};
 #[cfg(feature = "mysql")]
 pub use self::mysql_table::{delete_statement, why_rows_stay};
 #[cfg(feature = "mysql")]
-pub use self::partitions::DayPartitions;
+pub use self::partitions::{
+    DayPartitions, PartitionChange, PartitionRow, drop_partition_statement,
+    make_partitions_statement,
+};
 pub use self::round::{RoundEnd, RoundHooks, RoundOutcome, run_round};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteOldRows;

@@ -13,6 +13,10 @@ use crate::store::mysql::connection::MySqlConnection;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DayPartitions(Vec<Partition>);
 
+/// What information_schema tells about one partition: name, description (the day after the last one), method, expression, and
+/// whether it has no subpartitions.
+pub type PartitionRow = (String, String, String, String, bool);
+
 /// One partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Partition {
@@ -51,9 +55,17 @@ impl DayPartitions {
                    ORDER BY PARTITION_ORDINAL_POSITION";
         let name = (table.database_in_table_name(), table.table_part());
         let rows: Vec<Row> = connection.call_driver_with_timeout(|conn| conn.exec(sql, name))?;
+        let rows = rows.into_iter().map(|row| mysql::from_row_opt(row).ok());
+        Ok(DayPartitions::from_rows(rows))
+    }
+
+    /// Returns the partitions that the rows describe, in the order of the rows; `None` if one of them is not by day, or if a row
+    /// is `None`, because it was not readable.
+    pub fn from_rows(
+        rows: impl IntoIterator<Item = Option<PartitionRow>>,
+    ) -> Option<DayPartitions> {
         let partitions = rows.into_iter().map(|row| {
-            let (name, end, method, expression, is_whole): (String, String, String, String, bool) =
-                mysql::from_row_opt(row).ok()?;
+            let (name, end, method, expression, is_whole) = row?;
             let is_by_day = method == "RANGE" && is_whole && is_days_of_date(&expression);
             let end = match end.as_str() {
                 "MAXVALUE" => None,
@@ -62,9 +74,9 @@ impl DayPartitions {
             is_by_day.then_some(Partition { name, end })
         });
         let partitions: Option<Vec<Partition>> = partitions.collect();
-        Ok(partitions
+        partitions
             .filter(|partitions| !partitions.is_empty())
-            .map(DayPartitions))
+            .map(DayPartitions)
     }
 
     /// Returns the changes to make: drops each partition that ends on `cut_off_day` or before it, except the last, and makes
@@ -80,7 +92,11 @@ impl DayPartitions {
         let Some(last_end) = all.iter().filter_map(|partition| partition.end).max() else {
             return changes;
         };
-        let ends: Vec<u64> = (today + 1..=today + 1 + DAYS_AHEAD)
+        // A database may tell any number.
+        let Some(last_made) = today.checked_add(1 + DAYS_AHEAD) else {
+            return changes;
+        };
+        let ends: Vec<u64> = (today + 1..=last_made)
             .filter(|end| *end > last_end)
             .collect();
         if !ends.is_empty() {
@@ -96,7 +112,8 @@ impl DayPartitions {
         let DayPartitions(all) = self;
         all.windows(2).any(|pair| match pair {
             [before, partition] => {
-                before.end == Some(cut_off_day) && partition.end == Some(cut_off_day + 1)
+                let first_day = partition.end.and_then(|end| end.checked_sub(1));
+                before.end == Some(cut_off_day) && first_day == Some(cut_off_day)
             }
             _ => false,
         })
@@ -110,12 +127,12 @@ impl PartitionChange {
     /// The server returned an error, or the connection broke.
     pub fn apply(&self, connection: &mut MySqlConnection, table: &TableName) -> mysql::Result<u64> {
         match self {
-            PartitionChange::Drop(name) => {
-                let name = quoted(name);
+            PartitionChange::Drop(dropped) => {
+                let name = quoted(dropped);
                 let count = format!("SELECT COUNT(*) FROM {table} PARTITION ({name})");
                 let rows: Option<u64> =
                     connection.query_without_time_limit(|conn| conn.query_first(count))?;
-                let drop = format!("ALTER TABLE {table} DROP PARTITION {name}");
+                let drop = drop_partition_statement(table, dropped);
                 connection.query_without_time_limit(|conn| conn.query_drop(drop))?;
                 Ok(rows.unwrap_or_default())
             }
@@ -135,7 +152,7 @@ impl PartitionChange {
                     }
                 }
                 let names = names_of_days(connection, ends)?;
-                let sql = make_statement(table, split.as_deref(), &names);
+                let sql = make_partitions_statement(table, split.as_deref(), &names);
                 connection.query_without_time_limit(|conn| conn.query_drop(sql))?;
                 Ok(0)
             }
@@ -167,7 +184,17 @@ fn names_of_days(
     Ok(names)
 }
 
-fn make_statement(table: &TableName, split: Option<&str>, names: &[(String, u64)]) -> String {
+/// Returns the statement that drops a partition.
+pub fn drop_partition_statement(table: &TableName, name: &str) -> String {
+    format!("ALTER TABLE {table} DROP PARTITION {}", quoted(name))
+}
+
+/// Returns the statement that makes partitions with these names, each with the day before which it ends.
+pub fn make_partitions_statement(
+    table: &TableName,
+    split: Option<&str>,
+    names: &[(String, u64)],
+) -> String {
     let days = names
         .iter()
         .map(|(name, end)| format!("PARTITION {} VALUES LESS THAN ({end})", quoted(name)));
@@ -244,16 +271,28 @@ mod tests {
     }
 
     #[test]
+    fn nonsense_dates_of_the_database_make_no_partition_and_no_panic() {
+        let table = partitions(&[
+            ("p100", Some(101)),
+            ("p101", Some(u64::MAX)),
+            ("later", None),
+        ]);
+        assert_eq!(table.changes(u64::MAX, 0), []);
+        assert_eq!(table.changes(u64::MAX - 1, 101), [dropped("p100")]);
+        assert!(!table.is_cut_off_in_one_day(u64::MAX));
+    }
+
+    #[test]
     fn statement_quotes_names_and_keeps_the_partition_for_later_days() {
         let table = TableName::default();
         let names = [("p1".to_owned(), 7), ("p2".to_owned(), 8)];
         assert_eq!(
-            make_statement(&table, Some("la`ter"), &names),
+            make_partitions_statement(&table, Some("la`ter"), &names),
             "ALTER TABLE `new_mail` REORGANIZE PARTITION `la``ter` INTO (PARTITION `p1` VALUES LESS THAN (7), PARTITION `p2` \
              VALUES LESS THAN (8), PARTITION `la``ter` VALUES LESS THAN MAXVALUE)"
         );
         assert_eq!(
-            make_statement(&table, None, &names[..1]),
+            make_partitions_statement(&table, None, &names[..1]),
             "ALTER TABLE `new_mail` ADD PARTITION (PARTITION `p1` VALUES LESS THAN (7))"
         );
         assert!(is_days_of_date("to_days(`date`)") && is_days_of_date("TO_DAYS(date)"));
