@@ -82,7 +82,7 @@ impl MySqlOldRows {
             oldest: FIRST_DATE.to_owned(),
             changes: changes.unwrap_or_default().into(),
             removes_rows: is_exact || !day_is_dropped_later,
-            size: StepSize::new(FIRST_ROWS, STEP_TIME),
+            size: StepSize::new(STEP_ROWS, STEP_ROWS, STEP_TIME),
             empty_steps: 0,
         })
     }
@@ -300,9 +300,10 @@ fn is_missing_right(error: &mysql::Error) -> bool {
     matches!(error, mysql::Error::MySqlError(error) if matches!(error.code, 1142 | 1143 | 1227))
 }
 
-/// Number of rows of the first transaction.
-const FIRST_ROWS: usize = 100;
-/// Time that a transaction should take. Its rows are locked so long, and what it writes to disk delays COMMITs of mails.
+/// Maximum number of rows of one transaction. What it writes to disk delays the COMMITs of mails: with 800 rows the 99th
+/// percentile of their time rose by 5 ms, with 32 rows by 2 ms.
+const STEP_ROWS: usize = 20;
+/// Longest time that a transaction should take, because its rows are locked so long.
 const STEP_TIME: Duration = Duration::from_millis(20);
 /// Longest time that `prune` waits while a server removes rows.
 const COMMAND_LOCK_WAIT: Duration = Duration::from_secs(5);

@@ -6,13 +6,19 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepSize {
     rows: usize,
+    max_rows: usize,
     target: Duration,
 }
 
 impl StepSize {
-    /// Returns a size that begins at `rows` and changes until a transaction takes about the time `target`.
-    pub fn new(rows: usize, target: Duration) -> StepSize {
-        StepSize { rows, target }
+    /// Returns a size that begins at `rows`, changes until a transaction takes about the time `target`, and never exceeds
+    /// `max_rows` and [`MAX_ROWS`].
+    pub fn new(rows: usize, max_rows: usize, target: Duration) -> StepSize {
+        StepSize {
+            rows,
+            max_rows: max_rows.min(MAX_ROWS),
+            target,
+        }
     }
 
     /// Returns the number of rows of the next transaction.
@@ -28,7 +34,7 @@ impl StepSize {
         } else if took < self.target / 2 {
             self.rows += self.rows / 4 + 1;
         }
-        self.rows = self.rows.clamp(1, MAX_ROWS);
+        self.rows = self.rows.min(self.max_rows).max(1);
     }
 }
 
@@ -43,7 +49,7 @@ mod tests {
     #[test]
     fn step_size_follows_the_time_of_a_transaction_and_has_limits() {
         let target = Duration::from_millis(2);
-        let mut size = StepSize::new(8, target);
+        let mut size = StepSize::new(8, 2_000, target);
         size.adapt(Duration::from_millis(3));
         assert_eq!(size.rows(), 4);
         size.adapt(Duration::from_micros(1_500));

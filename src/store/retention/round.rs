@@ -87,8 +87,8 @@ fn wait_while_mails_queue(hooks: &mut dyn RoundHooks) -> bool {
     false
 }
 
-/// A transaction is followed by a pause of this many times its duration, so that removing takes a quarter of the time at most.
-const PAUSE_FACTOR: u32 = 3;
+/// A transaction is followed by a pause of this many times its duration, so that removing takes an eighth of the time at most.
+const PAUSE_FACTOR: u32 = 7;
 /// Shortest pause between two transactions.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// Longest pause between two transactions, and the pause after one that a lock prevented.

@@ -59,7 +59,7 @@ impl SqliteOldRows {
             connection: Some(connection),
             cut_off,
             found: VecDeque::new(),
-            size: StepSize::new(FIRST_ROWS, LOCK_TIME),
+            size: StepSize::new(FIRST_ROWS, MAX_ROWS, LOCK_TIME),
             unchecked: 0,
             shrinks,
         };
