@@ -46,11 +46,15 @@ fn without_dates(mut entries: Vec<Value>) -> Vec<Value> {
 #[test]
 fn reader_gets_one_entry_for_each_row_and_each_equals_its_row() {
     let server = Server::start(&[STATUS, FEED, ("GM_PRIMARY_MAIL_HOST", "mx.test")]);
+    let mut earlier = FeedReader::open(&server, "/feed");
     deliver_to(
         &server,
         &["early@ours.test"],
         &short_mail("before the reader"),
     );
+    // An entry follows the reply to its mail, and may be later than the next reader.
+    assert_eq!(earlier.next_subjects(1), ["before the reader"]);
+    drop(earlier);
     let mut reader = FeedReader::open(&server, "/feed");
     assert_eq!(reader.code, 200);
     let head = reader.head.to_ascii_lowercase();

@@ -64,6 +64,39 @@ fn list_follow_prints_each_row_once_although_receivers_commit_in_another_order()
 }
 
 #[test]
+fn list_follow_prints_the_mails_of_a_table_that_was_emptied_just_now() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    let mut connection = database.connection();
+    for number in 0..5 {
+        connection
+            .query_drop(insert(&format!("before-{number}")))
+            .expect("a row");
+    }
+    let followed = FollowedList::start(server.folder.path(), &["--json", ALL]);
+    followed.wait_for_lines(5);
+    // A query of the command finds the empty table.
+    connection.query_drop("TRUNCATE new_mail").expect("a table");
+    let statements = || -> u64 {
+        let status: Vec<(String, u64)> =
+            database.rows("SHOW GLOBAL STATUS LIKE 'Com_stmt_execute'");
+        status[0].1
+    };
+    let before = statements();
+    wait_for("further queries", || {
+        (statements() >= before + 6).then_some(())
+    });
+    for number in 0..3 {
+        connection
+            .query_drop(insert(&format!("after-{number}")))
+            .expect("a row");
+    }
+    followed.wait_for_lines(8);
+    let subjects = followed.subjects();
+    assert!(subjects.values().all(|times| *times == 1), "{subjects:?}");
+}
+
+#[test]
 fn list_follow_goes_on_after_the_database_was_killed_and_misses_no_mail() {
     let mut database = MariaDb::start();
     let server = database.server(&[]);
