@@ -2,6 +2,7 @@
 
 .POSIX:
 PORT ?= 2525
+STATUS_PORT ?= 9125
 SECONDS ?= 60
 N ?= 10
 
@@ -20,16 +21,20 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' SYMBOLDIR='$(SYMBOLDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' \
     UNITDIR='$(UNITDIR)' CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools man install uninstall deb image
+.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools screenshots man \
+    install uninstall deb image
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
-# goguerrilla.conf from the sample and a certificate in certs/.
+# goguerrilla.conf from the sample and a certificate in certs/. Prints where the status page is: on port $(STATUS_PORT), or on
+# the next free one.
 run: build certs goguerrilla.conf
-	./target/release/goguerrilla -config=goguerrilla.conf -if=127.0.0.1:$(PORT)
+	@./dist/run ./target/release/goguerrilla $(PORT) $(STATUS_PORT)
 
 goguerrilla.conf:
 	sed -e 's|"GSMTP_PUB_KEY": ""|"GSMTP_PUB_KEY": "certs/mail.cert.pem"|' \
-	    -e 's|"GSMTP_PRV_KEY": ""|"GSMTP_PRV_KEY": "certs/mail.key.pem"|' goguerrilla.conf.sample > $@
+	    -e 's|"GSMTP_PRV_KEY": ""|"GSMTP_PRV_KEY": "certs/mail.key.pem"|' \
+	    -e 's|"GM_STATUS_INTERFACE": ""|"GM_STATUS_INTERFACE": "127.0.0.1:$(STATUS_PORT)"|' \
+	    -e 's|"GM_FEED": ""|"GM_FEED": "http"|' goguerrilla.conf.sample > $@
 
 # Makes a key and a self-signed certificate for trying TLS. Never commit them.
 certs: certs/mail.cert.pem
@@ -113,6 +118,10 @@ soak: tools
 # Runs each fuzz target for a minute, or for SECONDS; needs nightly and cargo-fuzz. `fuzz/run 60 TARGET` runs one.
 fuzz:
 	@./fuzz/run $(SECONDS)
+
+# Makes the pictures of the status page for the documentation in docs/img, after five minutes of mail; needs Chromium.
+screenshots:
+	GOGUERRILLA_SCREENSHOTS='$(CURDIR)/docs/img' cargo test --locked --test system -- status_page::screenshots
 
 # Installs the Debian packages of the programs that tests and benchmarks use, with sudo unless it runs as root.
 test-deps:

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::CommandFailure;
@@ -43,7 +44,10 @@ pub fn follow_mails(
         outage: None,
         had_warning: false,
     };
-    let mut output = Output { as_json };
+    let mut output = Output {
+        as_json,
+        interrupted: &interrupted,
+    };
     let mut may_go_on = as_json || output.print(STREAM_HEADER.as_bytes())?;
     while may_go_on && !interrupted.load(Ordering::SeqCst) {
         let pause = match following.next_mails(&open) {
@@ -117,12 +121,13 @@ impl Following {
     }
 }
 
-struct Output {
+struct Output<'a> {
     as_json: bool,
+    interrupted: &'a AtomicBool,
 }
 
-impl Output {
-    /// Returns false if nothing reads the output any more.
+impl Output<'_> {
+    /// Returns false if nothing reads the output any more, or after a signal.
     fn print_mails(&mut self, mails: &[ListedMail]) -> Result<bool, CommandFailure> {
         let line = match self.as_json {
             true => mail_as_json_line,
@@ -134,12 +139,34 @@ impl Output {
 
     fn print(&mut self, octets: &[u8]) -> Result<bool, CommandFailure> {
         let mut stdout = io::stdout().lock();
-        match stdout.write_all(octets).and_then(|()| stdout.flush()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(format!("standard output: {error}").into()),
+        for part in octets.chunks(UNBLOCKED_OCTETS) {
+            if !wait_until_writable(&stdout, self.interrupted) {
+                return Ok(false);
+            }
+            match stdout.write_all(part).and_then(|()| stdout.flush()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+                Err(error) => return Err(format!("standard output: {error}").into()),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Waits until [`UNBLOCKED_OCTETS`] can be written without blocking: a blocked write does not end at a signal. Returns false
+/// after a signal.
+fn wait_until_writable(stdout: &impl AsFd, interrupted: &AtomicBool) -> bool {
+    let timeout = PollTimeout::try_from(SIGNAL_CHECK_INTERVAL).unwrap_or(PollTimeout::ZERO);
+    while !interrupted.load(Ordering::SeqCst) {
+        let mut descriptors = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut descriptors, timeout) {
+            // Nothing reads, or a signal arrived.
+            Ok(0) | Err(Errno::EINTR) => {}
+            // Also an output that is broken, which the write reports.
+            Ok(_) | Err(_) => return true,
         }
     }
+    false
 }
 
 /// Waits, and returns false as soon as the reader of standard output has closed its pipe. A signal ends the wait.
@@ -164,6 +191,10 @@ fn print_note(text: &str) {
     let _ = writeln!(io::stderr(), "goguerrilla: {text}");
 }
 
+/// A pipe that poll(2) reports as writable takes at least this many octets (PIPE_BUF of Linux).
+const UNBLOCKED_OCTETS: usize = 4_096;
+/// Interval at which a wait for the reader of the output looks for a signal that arrived just before it.
+const SIGNAL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// The pause after a query that found no further mail.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// The pause before an unavailable store is opened again.

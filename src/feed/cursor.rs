@@ -43,20 +43,21 @@ impl FeedCursor {
     /// Takes the next entries, at most `max`, without waiting.
     pub fn take(&mut self, max: usize) -> FeedRead {
         let feed = Arc::clone(&self.feed);
-        self.take_from(&feed.lock(), max)
+        self.take_from(&feed.lock(), max, usize::MAX)
     }
 
-    fn take_from(&mut self, ring: &Ring, max: usize) -> FeedRead {
+    /// Takes at most `max` entries, and at most `max_octets` of them unless the first one is larger.
+    fn take_from(&mut self, ring: &Ring, max: usize, max_octets: usize) -> FeedRead {
         let missed = ring.first.saturating_sub(self.next);
         self.next += missed;
         let skipped = usize::try_from(self.next - ring.first).unwrap_or(usize::MAX);
-        let entries: Vec<_> = ring
-            .entries
-            .iter()
-            .skip(skipped)
-            .take(max)
-            .cloned()
-            .collect();
+        let mut octets = 0;
+        let fits = |entry: &&Arc<FeedEntry>| {
+            octets += entry.octets();
+            octets == entry.octets() || octets <= max_octets
+        };
+        let next = ring.entries.iter().skip(skipped);
+        let entries: Vec<_> = next.take(max).take_while(fits).cloned().collect();
         self.next += entries.len() as u64;
         FeedRead { entries, missed }
     }
@@ -118,10 +119,11 @@ impl FeedReader {
         self.cursor.feed.refuses_readers.load(Ordering::SeqCst) || self.cursor.is_ended()
     }
 
-    /// Takes the next entries, at most `max`, without waiting. Counts those that the reader missed.
+    /// Takes the next entries, at most `max` and [`READ_OCTETS`], without waiting. Counts those that the reader missed.
     pub fn take(&mut self, max: usize) -> FeedRead {
-        let read = self.cursor.take(max);
-        self.cursor.feed.count_dropped(read.missed);
+        let feed = Arc::clone(&self.cursor.feed);
+        let read = self.cursor.take_from(&feed.lock(), max, READ_OCTETS);
+        feed.count_dropped(read.missed);
         read
     }
 
@@ -139,3 +141,8 @@ impl Drop for FeedReader {
         self.cursor.feed.metrics.feed_readers.decrement();
     }
 }
+
+/// Maximum size of the entries that a reader takes at once, in octets of memory. Usual entries take 25 kB for 64 of them; a
+/// column `subject` of type text makes them large, and each reader has its own copy as JSON, in which escapes take six times as
+/// much.
+pub const READ_OCTETS: usize = 256 << 10;

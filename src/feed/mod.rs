@@ -83,10 +83,14 @@ impl Feed {
 
     /// Appends the entries of rows that are committed. Does not block for longer than it takes to append them.
     pub fn publish(&self, entries: Vec<FeedEntry>) {
-        if entries.is_empty() || !self.is_on() {
+        if entries.is_empty() {
             return;
         }
         let mut ring = self.lock();
+        // `turn_off` clears `is_on` before it locks the ring, so what it does not drop is not appended here.
+        if !self.is_on() {
+            return;
+        }
         for entry in entries {
             ring.push(entry);
         }
@@ -161,8 +165,8 @@ impl Ring {
 pub const MAX_FEED_READERS: usize = 16;
 /// Number of entries that the status page shows.
 pub const NEWEST_ENTRIES: usize = 50;
-/// Maximum number of entries in the ring: four minutes of 42 mails a second, the rate of the busiest known site, and at least
-/// two seconds at the highest rate that was measured. A Redis that restarts or fails over misses nothing in that time.
+/// Maximum number of entries in the ring: those of four minutes of 42 mails a second, the rate of the busiest known site, or of
+/// half a second of the highest measured rate. A Redis that restarts or fails over misses nothing at usual rates.
 const MAX_ENTRIES: usize = 10_000;
 /// Maximum memory of the ring in octets. An entry takes about 400 octets; only long subjects and addresses reach this limit
 /// before [`MAX_ENTRIES`].
@@ -173,6 +177,7 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
+    use super::cursor::READ_OCTETS;
     use super::entry::tests::entry;
     use super::*;
 
@@ -251,6 +256,40 @@ mod tests {
         feed.turn_on();
         feed.publish(vec![entry("c")]);
         assert!(reader.is_ended() && !feed.cursor_at_end().is_ended());
+    }
+
+    #[test]
+    fn batch_that_is_published_while_the_feed_is_turned_off_is_not_kept() {
+        let feed = feed_that_is_on();
+        let batch = vec![entry("a")];
+        let is_ended = AtomicBool::new(false);
+        let mut kept = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_ended.load(Ordering::Relaxed) {
+                    feed.publish(batch.clone());
+                }
+            });
+            for _ in 0..20_000 {
+                feed.turn_off();
+                thread::yield_now();
+                kept += feed.newest().len();
+                feed.turn_on();
+            }
+            is_ended.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(kept, 0);
+    }
+
+    #[test]
+    fn reader_gets_few_large_entries_at_once() {
+        let feed = feed_that_is_on();
+        let mut reader = feed.open_reader().unwrap();
+        let large = "x".repeat(READ_OCTETS / 4);
+        feed.publish((0..8).map(|_| entry(&large)).collect());
+        feed.publish(vec![entry(&"x".repeat(2 * READ_OCTETS)), entry("small")]);
+        let counts: Vec<usize> = (0..6).map(|_| reader.take(64).entries.len()).collect();
+        assert_eq!(counts, [3, 3, 2, 1, 1, 0]);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The thread that passes the entries of the feed on to a stream, such as one of Redis.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, bounded};
 use super::{Feed, FeedCursor, FeedEntry};
 use crate::metrics::{Component, Metrics};
 use crate::panics;
+use crate::sync;
 
 /// A stream to which the publisher appends entries.
 pub trait PublishStream: Send {
@@ -34,9 +35,13 @@ pub struct PublishOutcome {
 pub struct FeedPublisher {
     feed: Arc<Feed>,
     is_stopping: Arc<AtomicBool>,
+    replacement: Arc<ReplacementStream>,
     /// Is disconnected when the thread has ended.
     ended: Receiver<()>,
 }
+
+/// The stream that the thread is to use from its next entries on; `None` if it goes on with the one in use.
+type ReplacementStream = Mutex<Option<Box<dyn PublishStream>>>;
 
 impl FeedPublisher {
     /// Starts the thread, which appends each entry that follows now to `stream`.
@@ -45,12 +50,14 @@ impl FeedPublisher {
     /// The thread cannot be started.
     pub fn start(feed: &Arc<Feed>, stream: Box<dyn PublishStream>) -> io::Result<FeedPublisher> {
         let is_stopping = Arc::new(AtomicBool::new(false));
+        let replacement: Arc<ReplacementStream> = Arc::default();
         let (running, ended) = bounded(0);
         let mut thread = PublisherThread {
             cursor: feed.cursor_at_end(),
             metrics: Arc::clone(&feed.metrics),
             feed: Arc::clone(feed),
             is_stopping: Arc::clone(&is_stopping),
+            replacement: Arc::clone(&replacement),
             stream,
             pending: Vec::new(),
             failures: Failures::default(),
@@ -63,8 +70,15 @@ impl FeedPublisher {
         Ok(FeedPublisher {
             feed: Arc::clone(feed),
             is_stopping,
+            replacement,
             ended,
         })
+    }
+
+    /// Replaces the stream. Each entry goes to one of the two: what the old one has not got yet goes to `stream`.
+    pub fn replace_stream(&self, stream: Box<dyn PublishStream>) {
+        *sync::lock(&self.replacement) = Some(stream);
+        self.feed.wake_consumers();
     }
 
     /// Ends the thread as dropping does, and waits for it, at most until `until`.
@@ -91,6 +105,7 @@ struct PublisherThread {
     cursor: FeedCursor,
     metrics: Arc<Metrics>,
     is_stopping: Arc<AtomicBool>,
+    replacement: Arc<ReplacementStream>,
     stream: Box<dyn PublishStream>,
     /// Entries that were taken from the feed and not appended, at most [`BATCH_ENTRIES`].
     pending: Vec<Arc<FeedEntry>>,
@@ -103,7 +118,7 @@ impl PublisherThread {
         let is_stopping = || stopping.load(Ordering::SeqCst);
         let mut give_up_at = None;
         loop {
-            let has_more = self.cursor.wait(IDLE_WAIT, is_stopping) || !self.pending.is_empty();
+            let has_more = !self.pending.is_empty() || self.cursor.wait(IDLE_WAIT, is_stopping);
             let is_off = self.cursor.is_ended();
             if is_stopping() || is_off {
                 let give_up_at = *give_up_at.get_or_insert_with(|| Instant::now() + FLUSH_TIMEOUT);
@@ -113,7 +128,8 @@ impl PublisherThread {
             }
             if has_more && !self.append_next() {
                 let pause = self.failures.pause;
-                self.cursor.pause(pause, is_stopping);
+                let is_replaced = || sync::lock(&self.replacement).is_some();
+                (self.cursor).pause(pause, || is_stopping() || is_replaced());
                 if is_stopping() {
                     break;
                 }
@@ -125,6 +141,9 @@ impl PublisherThread {
 
     /// Takes the next entries and appends them. Returns false after a failure.
     fn append_next(&mut self) -> bool {
+        if let Some(stream) = sync::lock(&self.replacement).take() {
+            self.stream = stream;
+        }
         let room = BATCH_ENTRIES.saturating_sub(self.pending.len());
         let read = self.cursor.take(room);
         self.feed.count_dropped(read.missed);

@@ -33,7 +33,7 @@ impl StatusRequestHandler {
         settings: Arc<SharedSettings>,
         feed: Arc<Feed>,
     ) -> io::Result<StatusRequestHandler> {
-        let page = StatusPage::start(Arc::clone(&pool), Arc::clone(&settings))?;
+        let page = StatusPage::start(Arc::clone(&pool), Arc::clone(&settings), Arc::clone(&feed))?;
         Ok(StatusRequestHandler {
             pool,
             settings,

@@ -33,7 +33,7 @@ impl RunningFeed {
         &self.feed
     }
 
-    /// Turns the feed on or off, and replaces the thread that writes the stream if there is a `new_stream`.
+    /// Turns the feed on or off, and uses `new_stream` if there is one.
     ///
     /// # Errors
     /// [`StartError::Thread`].
@@ -46,10 +46,17 @@ impl RunningFeed {
             FeedTarget::Off => self.feed.turn_off(),
             FeedTarget::Http | FeedTarget::Stream(_) => self.feed.turn_on(),
         }
-        if let Some(NewStream(stream)) = new_stream {
-            // The replaced thread sends what it has and ends. The new one begins with the next entry.
-            let start = |stream| FeedPublisher::start(&self.feed, stream);
-            self.publisher = stream.map(start).transpose().map_err(StartError::Thread)?;
+        let Some(NewStream(stream)) = new_stream else {
+            return Ok(());
+        };
+        match (&self.publisher, stream) {
+            // Two threads would send the entries of a moment twice, or leave them out.
+            (Some(publisher), Some(stream)) => publisher.replace_stream(stream),
+            (None, Some(stream)) => {
+                let started = FeedPublisher::start(&self.feed, stream);
+                self.publisher = Some(started.map_err(StartError::Thread)?);
+            }
+            (_, None) => self.publisher = None,
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use goguerrilla::Config;
 use testkit::test;
 
 #[test]
@@ -47,6 +48,21 @@ fn documentation_shows_the_store_example_that_compiles() {
         .and_then(|rest| rest.split("```").next());
     let shown = shown.expect("a store in docs/library.md");
     assert!(read("examples/folder_store.rs").contains(shown));
+}
+
+#[test]
+fn configurations_of_the_quick_start_are_valid() {
+    let page = read("docs/quick-start.md");
+    let blocks: Vec<&str> = page
+        .split("```json\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let config = Config::from_json(block).expect("a valid configuration");
+        assert_eq!(config.warnings(), [""; 0], "{block}");
+    }
 }
 
 /// Returns every page of the documentation.

@@ -1,15 +1,17 @@
 //! `list --follow` next to a server with an SQLite file.
 
 use std::fs;
-use std::process::Command;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use testkit::ended::{run, run_command};
 use testkit::follow::FollowedList;
 use testkit::load::{Load, assert_no_loss_or_duplicate};
 use testkit::store::mails_after;
-use testkit::{Server, short_mail, test};
+use testkit::{Server, short_mail, test, wait_for};
 
 #[test]
 fn list_follow_prints_each_arriving_mail_once_until_sigint_or_sigterm() {
@@ -96,6 +98,36 @@ fn list_follow_ends_when_its_reader_closes_the_pipe() {
     );
     assert!(ended.stdout.contains("\"only\""), "{}", ended.stdout);
     assert_eq!(ended.stderr, "status 0\n");
+}
+
+#[test]
+fn list_follow_ends_at_a_signal_although_nothing_reads_its_pipe() {
+    let server = Server::start(&[]);
+    let load = Load::start(server.address, 4, "stuck");
+    // More lines than a pipe holds.
+    load.wait_for_more(1_000);
+    load.stop();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut child = Command::new(testkit::binary())
+            .args(["list", "-follow", "--json", "--limit=50000"])
+            .current_dir(server.folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let pipe = child.stdout.take().expect("a pipe");
+        wait_for("a full pipe", || {
+            let mut descriptors = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut descriptors, PollTimeout::ZERO).expect("an open pipe");
+            // It sleeps only because the pipe is full: further mails are known.
+            let state = fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("it runs");
+            (ready == 1 && state.contains(") S ")).then_some(())
+        });
+        testkit::send_signal(child.id(), signal);
+        let status = wait_for("the end of list --follow", || {
+            child.try_wait().expect("a child process")
+        });
+        assert_eq!(status.code(), Some(0));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The status page without a browser: its headers, who gets it, and the numbers and problems in its JSON.
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use testkit::status::{STATUS, figures, get_json, get_with_headers, wait_for_metric};
 use testkit::steps::rename_files;
@@ -146,7 +147,7 @@ fn status_json_has_the_numbers_of_the_metrics() {
     assert_eq!(page["host_name"], "mx.test");
     assert_eq!(
         (&page["is_ready"], &page["problems"]),
-        (&true.into(), &serde_json::json!([]))
+        (&true.into(), &json!([]))
     );
 }
 
@@ -197,6 +198,46 @@ fn status_json_says_since_when_a_problem_exists_and_keeps_it_after_its_end() {
         full["text"],
         "all 1 connections are taken: further clients get 421"
     );
+}
+
+#[test]
+fn newest_mails_are_shown_only_with_gm_feed_and_to_its_clients() {
+    for (settings, expected) in [
+        (&[STATUS][..], json!("off")),
+        (
+            &[
+                STATUS,
+                ("GM_FEED", "http"),
+                ("GM_FEED_CLIENTS", "192.0.2.1"),
+            ],
+            json!("refused"),
+        ),
+        (
+            &[STATUS, ("GM_FEED", "http")],
+            json!([
+                ["second", "a@client.test", "u@ours.test"],
+                ["first", "a@client.test", "u@ours.test"]
+            ]),
+        ),
+    ] {
+        let server = Server::start(settings);
+        let mut client = server.client();
+        for subject in ["first", "second"] {
+            let reply = client.deliver("a@client.test", "u@ours.test", &short_mail(subject));
+            assert_eq!(reply.code, 250);
+        }
+        wait_for("the newest mails", || {
+            let newest = get_json(&server, "/status.json")["newest"].clone();
+            let shown = match newest.as_array() {
+                Some(mails) => mails
+                    .iter()
+                    .map(|mail| json!([mail["subject"], mail["from"], mail["recipient"]]))
+                    .collect(),
+                None => newest,
+            };
+            (shown == expected).then_some(())
+        });
+    }
 }
 
 #[test]

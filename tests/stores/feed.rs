@@ -1,7 +1,7 @@
 //! The feed as a Redis stream: one entry for each committed row, and whatever Redis does, mail is neither lost nor delayed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -20,6 +20,8 @@ use testkit::{Server, assert_took, short_mail, stuffed, test, wait_for};
 const STREAM: (&str, &str) = ("GM_FEED", "new_mail");
 /// The expected time from the final dot to the 250 whatever Redis does: the guarantee for bodies is a quarter of a second.
 const SAVE_TIME: Duration = Duration::from_millis(300);
+/// The longest pause before entries are sent again to a Redis that failed.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// Delivers mails with these subjects, one after the other; each must be saved in time.
 fn deliver(server: &Server, subjects: impl IntoIterator<Item = String>) {
@@ -172,6 +174,19 @@ fn entries_wait_for_a_dead_redis_and_no_mail_does() {
 }
 
 #[test]
+fn last_entry_that_waits_for_redis_needs_no_further_mail() {
+    let (database, mut redis) = (MariaDb::start(), Redis::start());
+    let server = database.server(&[("REDIS_INTERFACE", &redis.tcp_address()), STREAM]);
+    redis.kill();
+    deliver(&server, ["only".to_owned()]);
+    server.wait_for_log(" feed_failed ");
+    redis.run();
+    let started_at = Instant::now();
+    wait_for_subjects(&redis, &["only".to_owned()]);
+    assert_took(started_at.elapsed(), LONGEST_PAUSE);
+}
+
+#[test]
 fn entries_wait_for_a_redis_that_refuses_them_and_no_mail_does() {
     let database = MariaDb::start();
     let redis = Redis::start_with(&["--maxmemory", "100mb"]);
@@ -312,7 +327,10 @@ fn entries_wait_for_a_lost_node_of_a_redis_cluster() {
     server.wait_for_log(" feed_failed ");
     cluster.nodes[owner].run();
     cluster.wait_until_all_slots_are_served();
+    let started_at = Instant::now();
     wait_for_subjects(&cluster.nodes[owner], &away);
+    // The longest pause between two attempts.
+    assert_took(started_at.elapsed(), Duration::from_secs(4));
     assert_eq!(dropped(&server), 0.0);
 }
 
@@ -370,6 +388,54 @@ fn sighup_changes_the_stream_and_an_invalid_one_leaves_the_old() {
     wait_for("the thread to end", || {
         (server.threads_named("feed") == 0).then_some(())
     });
+}
+
+#[test]
+fn sighup_under_load_leaves_out_no_entry_and_sends_none_twice() {
+    let (database, redis) = (MariaDb::start(), Redis::start());
+    let host = database.address().to_string();
+    let address = redis.address();
+    let settings = |length| {
+        let redis = ("REDIS_INTERFACE", &*address);
+        with_hosts(&host, &[STREAM, STATUS, redis, ("GM_FEED_LENGTH", length)])
+    };
+    let server = Server::start(&settings("100000"));
+    let load = Load::start(server.address, 8, "feed");
+    for length in ["200000", "300000", "400000"] {
+        // Entries are under way, and more arrive before Redis answers.
+        load.wait_for_more(20);
+        redis.signal(Signal::SIGSTOP);
+        load.wait_for_more(1);
+        reload(&server, &settings(length));
+        load.wait_for_more(20);
+        redis.signal(Signal::SIGCONT);
+    }
+    load.stop();
+    let rows: HashSet<String> = (database.rows("SELECT hash FROM new_mail").into_iter()).collect();
+    wait_for("every entry", || {
+        let entries = redis.stream_entries(STREAM.1);
+        let hashes: HashSet<&String> = entries.iter().map(|entry| &entry["hash"]).collect();
+        assert_eq!(hashes.len(), entries.len(), "an entry was sent twice");
+        // If Redis was stopped for longer than the timeout of a reply, entries are in doubt and counted.
+        let dropped = dropped(&server) as usize;
+        (hashes.len() + dropped >= rows.len()).then_some(())
+    });
+}
+
+#[test]
+fn entries_that_wait_for_a_dead_redis_are_sent_to_the_one_that_replaces_it() {
+    let (database, mut dead, redis) = (MariaDb::start(), Redis::start(), Redis::start());
+    let host = database.address().to_string();
+    let (dead_address, address) = (dead.tcp_address(), redis.tcp_address());
+    let settings = |redis| with_hosts(&host, &[STREAM, STATUS, ("REDIS_INTERFACE", redis)]);
+    let server = Server::start(&settings(&dead_address));
+    dead.kill();
+    let subjects = numbered("waiting", 5);
+    deliver(&server, subjects.clone());
+    server.wait_for_log(" feed_failed ");
+    reload(&server, &settings(&address));
+    wait_for_subjects(&redis, &subjects);
+    assert_eq!(dropped(&server), 0.0);
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod redis_tls;
 mod reload;
 mod retention;
 mod status;
+mod status_page;
 mod storage;
 mod store_change;
 mod table;

@@ -11,6 +11,7 @@ mod dependent;
 mod examples;
 mod haproxy;
 mod image;
+mod inbox;
 mod install;
 mod log;
 mod mtas;

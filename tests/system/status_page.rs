@@ -1,20 +1,23 @@
 //! The status page in a real browser: its numbers, a store that goes down, hostile senders, its policy, its look.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use testkit::ended::run_command;
+use testkit::ports::free_ports;
 use testkit::status::{STATUS, address, figures};
 use testkit::steps::rename_files;
 use testkit::tls::TlsServer;
 use testkit::web::{Browser, Screen};
-use testkit::{Server, assert_took, let_time_pass, short_mail, test, wait_for};
+use testkit::{Server, assert_took, let_time_pass, short_mail, test, wait_for, write_config};
 
 #[test]
 fn numbers_of_the_page_are_those_of_the_metrics() {
@@ -124,6 +127,71 @@ fn store_that_goes_down_is_shown_within_five_seconds_with_its_time() {
             .text_of("#detail")
             .starts_with("The last answer is from ")
     );
+}
+
+#[test]
+fn hostile_texts_of_senders_execute_nothing_and_change_no_other_text() {
+    let server = Server::start(&[STATUS, ("GM_FEED", "http")]);
+    let browser = browser_with(&server);
+    let long = "W".repeat(3_000);
+    let subjects = [
+        "<script>window.executed = 1</script>",
+        "<img src=x onerror='window.executed = 1'>",
+        "</li></ul><h1>taken over</h1><svg onload=window.executed=1>",
+        "{{constructor.constructor('window.executed = 1')()}} ${window.executed = 1}",
+        "javascript:window.executed=1",
+        "\u{202e}gpj.exe \u{2066}\u{2067}\u{200f}\u{61c} right to left",
+        "\u{5e9}\u{5dc}\u{5d5}\u{5dd} <b>bold</b> &amp; &lt;",
+        &long,
+    ];
+    let mut client = server.client();
+    for subject in subjects {
+        let from = "\"<img src=x onerror=window.executed=1>\"@client.test";
+        let reply = client.deliver(from, "u@ours.test", &short_mail(subject));
+        assert_eq!(reply.code, 250);
+    }
+    let count = subjects.len();
+    browser.wait_until(
+        "all mails",
+        &format!("return document.querySelectorAll('#mails li').length === {count}"),
+    );
+    let texts = browser.run_script(
+        "return [...document.querySelectorAll('#mails .subject')].map(one => one.textContent)",
+    );
+    let shown = |subject: &str| -> String {
+        let is_direction = |c: char| matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        subject
+            .replace(is_direction, "\u{fffd}")
+            .chars()
+            .take(300)
+            .collect()
+    };
+    // The list has the newest mail first, and a subject that is longer than its column is stored without its end.
+    for (subject, text) in subjects
+        .iter()
+        .rev()
+        .zip(texts.as_array().expect("an array"))
+    {
+        let text = text.as_str().expect("a text");
+        assert!(
+            shown(subject).starts_with(text) && text.chars().count() >= 10,
+            "{subject}: {text}"
+        );
+    }
+    let unsafe_elements = "return [window.executed ?? null, document.querySelectorAll(
+        '#mails script, #mails img, #mails svg, #mails h1, #mails b, #mails a').length, document.querySelectorAll('h1').length]";
+    assert_eq!(browser.run_script(unsafe_elements), json!([null, 0, 1]));
+    for width in [320, 1_280] {
+        browser.set_screen(Screen {
+            width,
+            height: 800,
+            is_phone: width < 500,
+            is_dark: false,
+        });
+        let overflow = "return document.documentElement.scrollWidth - window.innerWidth";
+        assert_eq!(browser.run_script(overflow), 0, "{width}");
+    }
+    assert_eq!(browser.console(), [""; 0]);
 }
 
 #[test]
@@ -263,6 +331,70 @@ fn screenshots_of_the_page_are_small() {
             image.len()
         );
         fs::write(folder.join(format!("status-page-{name}.png")), image).expect("a picture");
+    }
+}
+
+#[test]
+fn make_run_prints_the_address_of_the_page_and_takes_the_next_free_port() {
+    testkit::needs_program("curl");
+    let folder = TempDir::new().expect("a temporary folder");
+    let root = testkit::root_folder();
+    for name in ["Makefile", "goguerrilla.conf.sample"] {
+        fs::copy(root.join(name), folder.path().join(name)).expect("a copy");
+    }
+    let first = free_ports(3);
+    let made = run_command(
+        Command::new("make")
+            .args(["-s", &format!("STATUS_PORT={first}"), "goguerrilla.conf"])
+            .current_dir(folder.path()),
+    );
+    assert_eq!((made.status, made.stderr.as_str()), (0, ""));
+    let config = fs::read_to_string(folder.path().join("goguerrilla.conf")).expect("a file");
+    let config: Value = serde_json::from_str(&config).expect("JSON");
+    assert_eq!(config["GM_STATUS_INTERFACE"], format!("127.0.0.1:{first}"));
+    assert_eq!(config["GM_FEED"], "http");
+    let _taken = TcpListener::bind(("127.0.0.1", first)).expect("a free port");
+
+    for (interface, port) in [
+        (format!("127.0.0.1:{first}"), first + 1),
+        (String::new(), first + 1),
+        (format!("127.0.0.1:{}", first + 2), first + 2),
+    ] {
+        write_config(
+            folder.path(),
+            &[
+                ("GM_STATUS_INTERFACE", &interface),
+                ("GSMTP_LOG_FILE", "/dev/stdout"),
+            ],
+        );
+        let output = folder.path().join("output");
+        let mut child = Command::new(root.join("dist/run"))
+            .arg(testkit::binary())
+            .args(["0", &first.to_string()])
+            .current_dir(folder.path())
+            .stdout(File::create(&output).expect("a file"))
+            .spawn()
+            .expect("the script starts");
+        let text = wait_for("the status page", || {
+            let text = fs::read_to_string(&output).ok()?;
+            text.contains(" listening ").then_some(text)
+        });
+        child.kill().expect("the server runs");
+        child.wait().expect("a child process");
+        assert!(
+            text.contains(&format!("Status page: http://127.0.0.1:{port}/\n")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!(" status_page address=127.0.0.1:{port}\n")),
+            "{text}"
+        );
+        let is_moved = port == first + 1;
+        assert_eq!(
+            text.contains(&format!("Port {first} is taken by another program.\n")),
+            is_moved,
+            "{text}"
+        );
     }
 }
 

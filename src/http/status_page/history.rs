@@ -36,6 +36,11 @@ impl History {
 
     /// Keeps a sample for the charts.
     pub fn push_sample(&mut self, sample: Sample) {
+        // The clock was set back: a rate between two samples needs ascending times.
+        let time = sample.unix_seconds;
+        while (self.samples.back()).is_some_and(|last| last.unix_seconds >= time) {
+            self.samples.pop_back();
+        }
         if self.samples.len() >= MAX_SAMPLES {
             self.samples.pop_front();
         }
@@ -217,5 +222,23 @@ mod tests {
         assert_eq!(found(999.0, 60.0), 939.0);
         assert_eq!(found(999.5, 60.0), 939.0);
         assert_eq!(found(999.0, 600.0), 699.0, "the oldest one");
+    }
+
+    #[test]
+    fn samples_that_are_in_the_future_because_the_clock_was_set_back_are_dropped() {
+        let mut history = History::default();
+        for time in [1_000.0, 1_001.0, 1_002.0, 1_003.0, 1_001.5, 1_002.5] {
+            history.push_sample(Sample {
+                unix_seconds: time,
+                ..Sample::default()
+            });
+        }
+        let times = |history: &History| -> Vec<f64> {
+            let samples = history.samples.iter();
+            samples.map(|sample| sample.unix_seconds).collect()
+        };
+        assert_eq!(times(&history), [1_000.0, 1_001.0, 1_001.5, 1_002.5]);
+        history.push_sample(Sample::default());
+        assert_eq!(times(&history), [0.0]);
     }
 }

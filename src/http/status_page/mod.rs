@@ -11,15 +11,20 @@ use std::io;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
+use serde_json::{Value, json};
 
 use self::monitor::StatusMonitor;
 use super::{HttpRequest, HttpResponse};
 use crate::connection::SharedSettings;
+use crate::feed::{Feed, FeedEntry};
 use crate::net::accept_pool::AcceptPool;
 
 /// Answers the requests of browsers.
 pub struct StatusPage {
     monitor: Arc<StatusMonitor>,
+    /// Settings of new connections: GM_FEED_CLIENTS.
+    settings: Arc<SharedSettings>,
+    feed: Arc<Feed>,
     /// Ends the thread of the monitor when it is dropped.
     _running: Sender<()>,
 }
@@ -29,24 +34,56 @@ impl StatusPage {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(pool: Arc<AcceptPool>, settings: Arc<SharedSettings>) -> io::Result<StatusPage> {
-        let (monitor, running) = StatusMonitor::start(pool, settings)?;
+    pub fn start(
+        pool: Arc<AcceptPool>,
+        settings: Arc<SharedSettings>,
+        feed: Arc<Feed>,
+    ) -> io::Result<StatusPage> {
+        let (monitor, running) = StatusMonitor::start(pool, Arc::clone(&settings))?;
         Ok(StatusPage {
             monitor,
+            settings,
+            feed,
             _running: running,
         })
     }
 
     /// Returns the answer to a request for the page or its data; `None` for any other path. `host_name` is GSMTP_HOST_NAME.
     pub fn handle(&self, request: &HttpRequest, host_name: &str) -> Option<HttpResponse> {
-        let respond: fn(&StatusPage) -> HttpResponse = match request.path {
-            "/" => |_| page_response(),
-            "/status.json" => |page| json_response(&page.monitor.look_and_describe_as_json()),
-            "/samples.json" => |page| json_response(&page.monitor.samples_as_json()),
+        let respond: fn(&StatusPage, &HttpRequest) -> HttpResponse = match request.path {
+            "/" => |_, _| page_response(),
+            "/status.json" => |page, request| json_response(&page.status_as_json(request)),
+            "/samples.json" => |page, _| json_response(&page.monitor.samples_as_json()),
             _ => return None,
         };
         let refusal = request.refusal_if_from_a_foreign_page(host_name);
-        Some(refusal.unwrap_or_else(|| with_security_headers(respond(self))))
+        Some(refusal.unwrap_or_else(|| with_security_headers(respond(self, request))))
+    }
+
+    fn status_as_json(&self, request: &HttpRequest) -> Value {
+        let newest = self.newest_mails_as_json(request);
+        self.monitor.look_and_describe_as_json(newest)
+    }
+
+    /// Returns the metadata of the newest mails as a JSON array, or why it is not shown as a text.
+    fn newest_mails_as_json(&self, request: &HttpRequest) -> Value {
+        if !self.feed.is_on() {
+            return "off".into();
+        }
+        if !(self.settings.current().feed_clients).contains(request.peer.ip()) {
+            return "refused".into();
+        }
+        let newest = self.feed.newest();
+        let mail = |entry: &Arc<FeedEntry>| {
+            json!({
+                "date": &*entry.date,
+                "from": &*entry.from,
+                "recipient": entry.recipient,
+                "size": entry.size,
+                "subject": &*entry.subject,
+            })
+        };
+        newest.iter().map(mail).collect()
     }
 }
 
@@ -57,7 +94,7 @@ fn page_response() -> HttpResponse {
         .with_http_header("X-Frame-Options", "DENY")
 }
 
-fn json_response(value: &serde_json::Value) -> HttpResponse {
+fn json_response(value: &Value) -> HttpResponse {
     HttpResponse::plain_text_response(200, value.to_string()).with_content_type("application/json")
 }
 
@@ -73,8 +110,8 @@ const PAGE: &str = include_str!("page.html");
 /// Allows the script and the style of the page by their hashes, requests to this server, and the icon as a data URL. The script
 /// cannot turn text into markup or code, because trusted types are required and none can be made. A test compares the hashes.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-tj2bnGbR7zrT90VBi0+d7UPS0us4xLBEz09xIfSSWwY='; \
-    style-src 'sha256-9YzV89tXt/uVie8EoM3b76tCNlkLnbKtG0niosDr2K4='; \
+    script-src 'sha256-3mfoKetsXyWjaP2cF1W4rEAPIVFOqaJNJQQvrtStDms='; \
+    style-src 'sha256-mE3+W7tpvr7IEkYlaDGKCkiYPkiH7S/oCpArnpErfrw='; \
     img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
     require-trusted-types-for 'script'; trusted-types 'none'";
 

@@ -60,8 +60,8 @@ impl StatusMonitor {
         Ok((monitor, running))
     }
 
-    /// Looks at the server and returns its state as a JSON object.
-    pub fn look_and_describe_as_json(&self) -> Value {
+    /// Looks at the server and returns its state, and `newest_mails`, as a JSON object.
+    pub fn look_and_describe_as_json(&self, newest_mails: Value) -> Value {
         let mut history = sync::lock(&self.history);
         let sample = self.look(&mut history);
         let settings = self.settings.current();
@@ -78,6 +78,7 @@ impl StatusMonitor {
             "mail_id_used_ratio": ids_used.map(|billionths| billionths as f64 / 1e9),
             "save_seconds_bounds": save_seconds_bounds(self.pool.metrics()),
             "sample": sample.sample_as_json(),
+            "newest": newest_mails,
         })
     }
 

@@ -18,6 +18,8 @@ pub struct Follower {
     pending: VecDeque<u64>,
     /// Earlier values of `high` with their times, the oldest first.
     marks: VecDeque<(Instant, u64)>,
+    /// Whether the last query did not reach the newest row, because there were too many.
+    is_behind: bool,
     /// When the whole range from `floor` on was read again the last time.
     window_read_at: Instant,
 }
@@ -46,6 +48,7 @@ impl Follower {
             found: found.into_iter().collect(),
             pending: first.into_iter().rev().collect(),
             marks: VecDeque::from([(now, high)]),
+            is_behind: false,
             window_read_at: now,
         })
     }
@@ -89,15 +92,21 @@ impl Follower {
         now: Instant,
     ) -> Result<(), StoreReadError> {
         let newest = rows.newest_id()?;
-        if newest < self.floor {
-            // The newest rows were removed, or the ids begin again (TRUNCATE, a restored backup).
+        // The newest rows were removed, or the ids begin again (TRUNCATE, a restored backup). Of several databases, one may lag
+        // behind the others, but it is not empty.
+        let is_shorter = match rows.may_appear_out_of_order() {
+            true => newest < self.floor || newest == 0,
+            false => newest < self.high,
+        };
+        if is_shorter {
             self.found.clear();
             (self.floor, self.high) = (newest, newest);
             self.restart_clock(now);
             return Ok(());
         }
         let newest = newest.max(self.high);
-        let after = match rows.may_appear_out_of_order() {
+        // While many rows are to be caught up with, no id is read again.
+        let after = match rows.may_appear_out_of_order() && !self.is_behind {
             true => self.id_to_read_after(now),
             false => self.high,
         };
@@ -111,8 +120,9 @@ impl Follower {
             true => rows.ids(range, IdOrder::OldestFirst, limit)?,
             false => Vec::new(),
         };
+        self.is_behind = ids.len() == limit;
         self.high = match ids.last() {
-            Some(last) if ids.len() == limit => *last,
+            Some(last) if self.is_behind => *last,
             _ => newest,
         };
         let found = &mut self.found;
@@ -323,12 +333,44 @@ mod tests {
             };
             let now = Instant::now();
             let mut follower = Follower::start(&mut rows, 0, now).unwrap();
-            let later = now + 2 * LATE_TIME;
-            assert_eq!(read_all(&mut follower, &mut rows, later), [0; 0]);
-            rows.visible.clear();
-            assert_eq!(read_all(&mut follower, &mut rows, later), [0; 0]);
-            rows.visible.extend([1, 2]);
-            assert_eq!(read_all(&mut follower, &mut rows, later), [1, 2]);
+            // At once, and when the ids of the rows need not be known any more.
+            for later in [now, now + 2 * LATE_TIME] {
+                assert_eq!(read_all(&mut follower, &mut rows, later), [0; 0]);
+                rows.visible.clear();
+                assert_eq!(read_all(&mut follower, &mut rows, later), [0; 0]);
+                rows.visible.extend([1, 2]);
+                assert_eq!(read_all(&mut follower, &mut rows, later), [1, 2]);
+            }
         }
+    }
+
+    #[test]
+    fn follower_goes_on_after_a_file_was_replaced_by_its_backup() {
+        let mut rows = Rows {
+            visible: (1..=100).collect(),
+            are_ordered: true,
+            fails: false,
+        };
+        let now = Instant::now();
+        let mut follower = Follower::start(&mut rows, 0, now).unwrap();
+        rows.visible.split_off(&91);
+        assert_eq!(read_all(&mut follower, &mut rows, now), [0; 0]);
+        rows.visible.extend([91, 92]);
+        assert_eq!(read_all(&mut follower, &mut rows, now), [91, 92]);
+    }
+
+    #[test]
+    fn rows_of_a_database_that_lags_behind_are_returned_once() {
+        let mut rows = Rows {
+            visible: (1..=100).collect(),
+            ..Rows::default()
+        };
+        let now = Instant::now();
+        let mut follower = Follower::start(&mut rows, 0, now).unwrap();
+        let not_yet = rows.visible.split_off(&91);
+        assert_eq!(read_all(&mut follower, &mut rows, now), [0; 0]);
+        rows.visible.extend(not_yet);
+        rows.visible.insert(101);
+        assert_eq!(read_all(&mut follower, &mut rows, now), [101]);
     }
 }

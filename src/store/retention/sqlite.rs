@@ -4,11 +4,15 @@
 //! after about `LOCK_TIME`. It is not synced (`synchronous=NORMAL`): the next COMMIT of the writer syncs the same `-wal`, and
 //! rows that come back after a power failure are removed again.
 //!
+//! Removed rows change many pages. The `-wal` is therefore copied into the database file so often that each copy is short; the
+//! writer would otherwise do it within a COMMIT, a thousand pages at once, and the disk would not sync its `-wal` meanwhile.
+//!
 //! A file with `auto_vacuum=INCREMENTAL` gives free pages back to the file system, in transactions as short. Any other file
 //! keeps its size, and new mail uses the free pages.
 
 use std::collections::VecDeque;
 use std::mem;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
@@ -30,7 +34,7 @@ pub struct SqliteOldRows {
     /// Row ids that were found and are not removed yet.
     found: VecDeque<i64>,
     size: StepSize,
-    /// Number of transactions since the last checkpoint.
+    /// Number of transactions since the last copy of the `-wal`.
     unchecked: u32,
     /// Whether free pages are given back to the file system.
     shrinks: bool,
@@ -166,13 +170,31 @@ impl SqliteOldRows {
         Ok(has_many(left))
     }
 
-    /// Copies the `-wal` into the database file, so that the writer does not have to do it within a COMMIT.
+    /// Copies the `-wal` into the database file, and lets the writer begin it anew.
     fn checkpoint(&mut self) -> Result<(), RetentionError> {
         self.unchecked = 0;
-        self.with(|connection| {
-            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-        })
+        let Some(connection) = &mut self.connection else {
+            return Err(RetentionError::Failed("closed".to_owned()));
+        };
+        let copied = copy_wal(connection).and_then(|()| connection.busy_timeout(BUSY_TIMEOUT));
+        copied.map_err(|error| classify(&self.file, &error))
     }
+}
+
+/// Copies the `-wal` into the database file completely, unless a reader or the writer prevents it.
+fn copy_wal(connection: &mut Connection) -> rusqlite::Result<()> {
+    // PASSIVE copies without the write lock. FULL then holds it for the pages of the last few milliseconds: only a `-wal` that
+    // is copied completely is begun anew, which never happens to PASSIVE while mail arrives.
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    // FULL holds the lock while it waits for a reader, so it must not wait for long.
+    connection.busy_handler(Some(wait_for_lock_briefly))?;
+    connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
+}
+
+/// Waits until a lock may be free, as the busy handler of SQLite. Returns false after `BRIEF_WAITS`.
+fn wait_for_lock_briefly(waits_before: i32) -> bool {
+    thread::sleep(BRIEF_WAIT);
+    waits_before < BRIEF_WAITS
 }
 
 impl OldRows for SqliteOldRows {
@@ -194,7 +216,12 @@ impl OldRows for SqliteOldRows {
     fn remove_some(&mut self) -> Result<RemovalStep, RetentionError> {
         check_file(&self.file)?;
         if self.unchecked >= STEPS_BETWEEN_CHECKPOINTS {
+            // A step of its own: the pause after it keeps the writer from waiting for two locks in a row.
             self.checkpoint()?;
+            return Ok(RemovalStep {
+                rows: 0,
+                is_last: false,
+            });
         }
         self.unchecked += 1;
         if self.found.is_empty() {
@@ -324,9 +351,9 @@ fn whole_seconds(time: Duration) -> u64 {
 /// Rows with an earlier date stay: the comparison as text excludes NULL, numbers, and dates in another notation. Not `1970`,
 /// which the column's affinity would convert to a number.
 const FIRST_DATE: &str = "1970-01-01";
-/// Time after which a transaction ends. The writer waits for the write lock in steps of 1 ms and 2 ms, so it waits 2 ms longer
-/// at most.
-const LOCK_TIME: Duration = Duration::from_millis(1);
+/// Time after which a transaction ends. The writer waits for the write lock in steps of 1 ms and then 2 ms; the first step is
+/// long enough for a transaction of this time.
+const LOCK_TIME: Duration = Duration::from_micros(500);
 /// Number of rows of the first transaction.
 const FIRST_ROWS: usize = 8;
 /// Pages given back between two checks of the time.
@@ -334,8 +361,12 @@ const PAGES_BETWEEN_TIME_CHECKS: u32 = 4;
 /// Pages are given back until a tenth of the file is free. New mail uses the rest, so that the file does not always shrink
 /// and grow.
 const FREE_SHARE: i64 = 10;
-/// Number of transactions after which the `-wal` is copied into the database file.
-const STEPS_BETWEEN_CHECKPOINTS: u32 = 16;
+/// Number of transactions after which the `-wal` is copied into the database file: a copy of some dozen pages is synced in half a
+/// millisecond, one of a thousand pages in 16 ms.
+const STEPS_BETWEEN_CHECKPOINTS: u32 = 2;
+/// Pause of the busy handler while the `-wal` is copied, and how many there are at most.
+const BRIEF_WAIT: Duration = Duration::from_micros(200);
+const BRIEF_WAITS: i32 = 10;
 /// Longest time to wait for the write lock; after it, the step is tried again later.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 /// The value of `PRAGMA auto_vacuum` for INCREMENTAL.
