@@ -16,6 +16,7 @@ pub struct Dialogue {
     budget: MemoryBudget,
     max_budget: usize,
     max_content: usize,
+    max_recipients: usize,
     is_closed: bool,
 }
 
@@ -52,13 +53,23 @@ impl StepOutput {
 impl Dialogue {
     /// Starts a session before EHLO. It accepts mail for ours.test, with three recipients at most.
     pub fn new(max_content: usize, max_budget: usize, tls: TlsState) -> Dialogue {
+        Dialogue::with_settings(settings(max_content), max_budget, tls)
+    }
+
+    /// Starts a session with these settings.
+    pub fn with_settings(
+        settings: Arc<SessionSettings>,
+        max_budget: usize,
+        tls: TlsState,
+    ) -> Dialogue {
         let budget = MemoryBudget::new(max_budget);
         Dialogue {
-            session: Session::new(settings(max_content), budget.clone(), tls),
+            max_content: settings.max_content_octets,
+            max_recipients: settings.max_recipients,
+            session: Session::new(settings, budget.clone(), tls),
             input: InputBuffer::new(),
             budget,
             max_budget,
-            max_content,
             is_closed: false,
         }
     }
@@ -136,7 +147,7 @@ impl Dialogue {
             Step::CheckRecipient(_) => unreachable!("no recipient hook is set"),
             Step::Save(envelope, content) => {
                 assert!(content.octets().len() <= self.max_content);
-                assert!((1..=3).contains(&envelope.recipients.len()));
+                assert!((1..=self.max_recipients).contains(&envelope.recipients.len()));
                 let paths = envelope.recipients.iter();
                 StepOutput::Save(Mail {
                     from: envelope.reverse_path.as_str().to_owned(),

@@ -30,10 +30,10 @@ impl FeedFilter {
             .strip_prefix("to=")
             .filter(|value| !value.contains('&'));
         let address = value.and_then(percent_decoded).ok_or(FeedFilterError)?;
-        match ForwardPath::parse(&format!("<{address}>")) {
-            Ok((path, "")) => Ok(FeedFilter { wanted: Some(path) }),
-            _ => Err(FeedFilterError),
-        }
+        let wanted = path_of_address(&address).ok_or(FeedFilterError)?;
+        Ok(FeedFilter {
+            wanted: Some(wanted),
+        })
     }
 
     /// Returns whether the entry is wanted: column `recipient` or column `to` names the mailbox of the filter. Domains are
@@ -43,10 +43,17 @@ impl FeedFilter {
             return true;
         };
         let is_wanted = |address: &str| {
-            let path = format!("<{address}>");
-            ForwardPath::parse(&path).is_ok_and(|(path, _)| is_same_mailbox(wanted, &path))
+            path_of_address(address).is_some_and(|path| is_same_mailbox(wanted, &path))
         };
         is_wanted(&entry.recipient) || is_wanted(&entry.to)
+    }
+}
+
+/// Returns the path of an address without brackets; `None` if the text is not one whole path.
+fn path_of_address(address: &str) -> Option<ForwardPath> {
+    match ForwardPath::parse(&format!("<{address}>")) {
+        Ok((path, "")) => Some(path),
+        _ => None,
     }
 }
 
@@ -94,6 +101,7 @@ mod tests {
             ("to=u@m%C3%BCnchen.test", "u@xn--mnchen-3ya.test", true),
             ("to=u@XN--mnchen-3ya.test", "u@MÜNCHEN.test", true),
             ("to=%C3%BC@ours.test", "Ü@ours.test", true),
+            ("to=u@ours.test", "u@ours.test>x", false),
             ("to=postmaster", "Postmaster", true),
             ("to=postmaster", "postmaster@ours.test", false),
         ] {

@@ -1,7 +1,8 @@
-//! `tests/README.md` names only existing tests, dialogues, configurations and mails.
+//! `tests/README.md` names only existing tests, dialogues, configurations and mails, and each fuzz target.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use testkit::test;
 
@@ -21,6 +22,37 @@ fn every_test_named_in_the_readme_exists() {
         "{}",
         names.len()
     );
+}
+
+#[test]
+fn every_fuzz_target_is_built_described_and_has_a_corpus() {
+    let root = testkit::root_folder();
+    let names_in = |folder: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(root.join(folder)).expect("a folder");
+        let name = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
+        entries
+            .filter_map(|entry| name(entry.ok()?.path()))
+            .collect()
+    };
+    let targets = names_in("fuzz/fuzz_targets");
+    assert!(targets.len() > 10, "{targets:?}");
+    assert_eq!(names_in("fuzz/corpus"), targets);
+    assert!(names_in("fuzz/dictionaries").is_subset(&targets));
+    let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml")).expect("the manifest");
+    let readme = fs::read_to_string(root.join("tests/README.md")).expect("the table");
+    let (_, section) = readme.split_once("\n## Fuzz targets\n").expect("a section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    for target in &targets {
+        assert!(
+            manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"\n")),
+            "{target}"
+        );
+        assert!(section.contains(&format!("\n| `{target}` |")), "{target}");
+    }
+    assert_eq!(section.matches("\n| `").count(), targets.len());
+    assert_eq!(manifest.matches("[[bin]]").count(), targets.len());
+    let page = fs::read_to_string(root.join("docs/security.md")).expect("a page");
+    assert!(page.contains(&format!("runs {} targets", targets.len())));
 }
 
 /// Returns whether the test, dialogue, configuration or mail with this name exists; true for commands, for functions of
