@@ -1,4 +1,4 @@
-//! HTTP requests to the status endpoints, of which a page of a stranger may send some: the page, its data and `/feed` are sent
+//! HTTP requests to the status endpoints, some of them from a page of another site: the page, its data and `/feed` are sent
 //! only to requests that the guard, compared with a model, lets pass. The first octet selects the server and the client.
 #![no_main]
 
@@ -153,7 +153,7 @@ impl Server {
     }
 }
 
-/// Returns whether a page of a stranger may have sent the request.
+/// Returns whether a page of another site may have sent the request.
 fn is_foreign(request: &Request) -> bool {
     let values = |name: &str| {
         let headers = request.headers.iter();

@@ -26,7 +26,7 @@ self root; sign outer root ca; sign inner outer ca; sign mx inner leaf; self oth
 cat mx.pem inner.pem outer.pem > full.pem
 cat mx.pem inner.pem outer.pem root.pem > with-root.pem
 cat mx.pem outer.pem inner.pem > swapped.pem
-cat mx.pem other.pem inner.pem outer.pem > stranger.pem
+cat mx.pem other.pem inner.pem outer.pem > foreign.pem
 cat inner.pem mx.pem outer.pem > leaf-second.pem
 cat outer.pem inner.pem mx.pem > leaf-last.pem
 openssl pkcs8 -topk8 -in mx.key -passout pass:x -out encrypted.key
@@ -192,9 +192,9 @@ fn misordered_or_incomplete_chains_cause_warnings_but_are_served() {
         let output = format!("warning: GSMTP_PUB_KEY: {expected}\n");
         assert_eq!(check(folder.path(), chain, key), (0, output), "{chain}");
     }
-    let (status, output) = check(folder.path(), "stranger.pem", "mx.key");
-    let stranger = "warning: GSMTP_PUB_KEY: certificate 2, \"CN=other\", in stranger.pem is not an issuer of the first one; remove it\n";
-    assert!(status == 0 && output.contains(stranger), "{output}");
+    let (status, output) = check(folder.path(), "foreign.pem", "mx.key");
+    let foreign = "warning: GSMTP_PUB_KEY: certificate 2, \"CN=other\", in foreign.pem is not an issuer of the first one; remove it\n";
+    assert!(status == 0 && output.contains(foreign), "{output}");
     assert!(
         output.contains("put them in the order 1, 3, 4\n"),
         "{output}"

@@ -153,11 +153,11 @@ fn browser_executes_and_loads_nothing_of_a_hostile_mail_and_shows_new_mails() {
         let server = Server::start(SETTINGS);
         let inbox = Inbox::start(language, &server);
         let browser = Browser::start();
-        let stranger = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let host = stranger.local_addr().expect("an address").to_string();
+        let foreign_host = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let host = foreign_host.local_addr().expect("an address").to_string();
         browser.open(&inbox.url("to=u@ours.test"));
-        // Each attempt would ask the stranger, or change the page or its title.
-        let html = HOSTILE_HTML.replace("STRANGER", &host);
+        // Each attempt would connect to the other host, or change the page or its title.
+        let html = HOSTILE_HTML.replace("OUTSIDE", &host);
         let mail = format!(
             "Subject: </title><img src=//{host}/subject onerror=\"document.title='executed'\">\r\nContent-Type: text/html\r\n\r\n{html}\r\n"
         );
@@ -194,8 +194,8 @@ fn browser_executes_and_loads_nothing_of_a_hostile_mail_and_shows_new_mails() {
         assert_eq!(browser.text_of("#mark"), "untouched");
         assert_eq!(browser.run_script("return document.title"), "");
         assert_eq!(browser.run_script("return location.href"), frame);
-        stranger.set_nonblocking(true).expect("an open socket");
-        let asked = stranger.accept().map(|(_, peer)| peer);
+        foreign_host.set_nonblocking(true).expect("an open socket");
+        let asked = foreign_host.accept().map(|(_, peer)| peer);
         assert!(asked.is_err(), "the browser has asked {host}: {asked:?}");
     }
 }
@@ -434,16 +434,16 @@ const HOSTILE_MAILS: &[(&str, &str)] = &[
 
 /// HTML that tries to run a script and to reach another host in many ways.
 const HOSTILE_HTML: &str = "<p id=mark>untouched</p><script>document.getElementById('mark').textContent = 'executed'</script>\r\n\
-    <img src=http://STRANGER/image onerror=\"document.getElementById('mark').textContent = 'executed'\">\r\n\
-    <svg onload=\"document.getElementById('mark').textContent = 'executed'\"><image href=http://STRANGER/svg></svg>\r\n\
-    <link rel=stylesheet href=http://STRANGER/style><link rel=preconnect href=http://STRANGER><link rel=prefetch href=http://STRANGER/p>\r\n\
-    <style>@import 'http://STRANGER/import'; body { background: url(http://STRANGER/background) }\r\n\
-    @font-face { font-family: x; src: url(http://STRANGER/font) } p { font-family: x }</style>\r\n\
-    <iframe src=http://STRANGER/frame></iframe><object data=http://STRANGER/object></object><embed src=http://STRANGER/embed>\r\n\
-    <video src=http://STRANGER/video poster=http://STRANGER/poster autoplay></video><audio src=http://STRANGER/audio autoplay></audio>\r\n\
-    <meta http-equiv=refresh content='0;url=http://STRANGER/refresh'><base href=http://STRANGER/>\r\n\
-    <form action=http://STRANGER/form><input autofocus onfocus=\"this.form.submit()\"></form>\r\n\
-    <script src=http://STRANGER/script></script><body onload=\"location = 'http://STRANGER/location'\">";
+    <img src=http://OUTSIDE/image onerror=\"document.getElementById('mark').textContent = 'executed'\">\r\n\
+    <svg onload=\"document.getElementById('mark').textContent = 'executed'\"><image href=http://OUTSIDE/svg></svg>\r\n\
+    <link rel=stylesheet href=http://OUTSIDE/style><link rel=preconnect href=http://OUTSIDE><link rel=prefetch href=http://OUTSIDE/p>\r\n\
+    <style>@import 'http://OUTSIDE/import'; body { background: url(http://OUTSIDE/background) }\r\n\
+    @font-face { font-family: x; src: url(http://OUTSIDE/font) } p { font-family: x }</style>\r\n\
+    <iframe src=http://OUTSIDE/frame></iframe><object data=http://OUTSIDE/object></object><embed src=http://OUTSIDE/embed>\r\n\
+    <video src=http://OUTSIDE/video poster=http://OUTSIDE/poster autoplay></video><audio src=http://OUTSIDE/audio autoplay></audio>\r\n\
+    <meta http-equiv=refresh content='0;url=http://OUTSIDE/refresh'><base href=http://OUTSIDE/>\r\n\
+    <form action=http://OUTSIDE/form><input autofocus onfocus=\"this.form.submit()\"></form>\r\n\
+    <script src=http://OUTSIDE/script></script><body onload=\"location = 'http://OUTSIDE/location'\">";
 
 #[derive(Clone, Copy)]
 enum Language {
