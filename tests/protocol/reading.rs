@@ -150,7 +150,7 @@ fn list_and_show_without_a_database_file_fail_and_create_none() {
     let folder = TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[]);
     let line = "goguerrilla: goguerrilla.db: no such file; \
-                no mail was saved there yet, or GM_SQLITE_FILE names another one\n";
+                no mail was saved there yet, or another file is meant: see -config and GM_SQLITE_FILE\n";
     for arguments in [&["list"][..], &["show", "0f"], &["list", "--json"]] {
         let ended = run(folder.path(), arguments);
         assert_eq!(
@@ -165,6 +165,21 @@ fn list_and_show_without_a_database_file_fail_and_create_none() {
     assert!(server.list().is_empty());
     let table = run(server.folder.path(), &["list"]).stdout;
     assert_eq!(table.lines().count(), 1, "{table}");
+}
+
+#[test]
+fn list_and_prune_tell_a_file_that_cannot_be_reached_from_a_missing_one() {
+    let folder = TempDir::new().expect("a temporary folder");
+    // A file in place of a folder of the path: as root, every folder can be searched.
+    write_config(
+        folder.path(),
+        &[("GM_SQLITE_FILE", "goguerrilla.conf/x.db")],
+    );
+    for arguments in [&["list"][..], &["prune", "--days", "1"]] {
+        let ended = run(folder.path(), arguments);
+        let line = "goguerrilla: goguerrilla.conf/x.db: Not a directory (os error 20)\n";
+        assert_eq!((ended.status, ended.stderr.as_str()), (1, line));
+    }
 }
 
 #[test]

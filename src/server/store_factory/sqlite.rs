@@ -12,7 +12,9 @@ use crate::metrics::Metrics;
 use crate::server::StartError;
 use crate::store::follow::{FollowedRows, SqliteFollowedRows};
 use crate::store::retention::{OldRows, RetentionError, SqliteOldRows};
-use crate::store::sqlite::{DatabaseFile, SqliteMailReader, SqliteStore, low_space_reason};
+use crate::store::sqlite::{
+    DatabaseFile, SqliteMailReader, SqliteStore, low_space_reason, reason_that_file_cannot_be_found,
+};
 use crate::store::{
     Diagnostic, StoreHealth, StoreOpener, StoreReadError, StoredMailReader, TableName,
 };
@@ -106,11 +108,8 @@ impl StoreFactory for SqliteStoreFactory {
     ) -> Result<Box<dyn OldRows>, RetentionError> {
         let failed = |text| Err(RetentionError::Failed(text));
         let path = &config.sqlite_file;
-        if !path.exists() {
-            return failed(format!(
-                "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
-                path.display()
-            ));
+        if let Some(reason) = reason_that_file_cannot_be_found(path) {
+            return failed(reason);
         }
         let file = DatabaseFile::new(path);
         if let Err(error) = file.create_or_verify_database_file() {

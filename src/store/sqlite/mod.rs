@@ -23,7 +23,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 pub use self::database_file::DatabaseFile;
 use self::error::{classify_sqlite_error, single_mail_out_of_memory_error};
 pub use self::free_space::low_space_reason;
-pub use self::reader::SqliteMailReader;
+pub use self::reader::{SqliteMailReader, reason_that_file_cannot_be_found};
 use self::wal_files::{OpenedWalOrShmFile, file_len, shm_path, wal_path};
 use super::row::Row;
 use super::table::{TableColumns, TableName, inserted_column_list};

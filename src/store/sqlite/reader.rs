@@ -48,11 +48,8 @@ impl SqliteMailReader {
         table: &TableName,
         access: OpenFlags,
     ) -> Result<SqliteMailReader, StoreReadError> {
-        if !file.exists() {
-            return Err(StoreReadError(format!(
-                "{}: no such file; no mail was saved there yet, or GM_SQLITE_FILE names another one",
-                file.display()
-            )));
+        if let Some(reason) = reason_that_file_cannot_be_found(file) {
+            return Err(StoreReadError(reason));
         }
         reject_unsafe_database_path(file).map_err(|error| StoreReadError(error.to_string()))?;
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -107,6 +104,17 @@ impl StoredMailReader for SqliteMailReader {
         let mail = inflate(&stream, MAX_SHOWN_OCTETS).map(Some);
         mail.map_err(|error| StoreReadError(format!("{hash}: column `mail`: {error}")))
     }
+}
+
+/// Returns why there is nothing to open: the file does not exist, or a folder of its path cannot be searched.
+pub fn reason_that_file_cannot_be_found(file: &Path) -> Option<String> {
+    let reason = match file.try_exists() {
+        Ok(true) => return None,
+        Ok(false) => "no such file; no mail was saved there yet, or another file is meant: see -config and GM_SQLITE_FILE"
+            .to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Some(format!("{}: {reason}", file.display()))
 }
 
 /// Returns a value of any type as text; `None` for NULL.
