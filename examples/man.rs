@@ -41,7 +41,7 @@ fn server_page() -> io::Result<Vec<u8>> {
     )?;
     let man = Man::new(command.clone());
     man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
+    page.extend_from_slice(SYNOPSIS.as_bytes());
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
     writeln!(page, ".SH COMMANDS")?;
@@ -63,6 +63,13 @@ fn render_command(command: Command, page: &mut Vec<u8>) -> io::Result<()> {
     let options = String::from_utf8_lossy(&options).replace(".SH OPTIONS\n", "");
     page.write_all(options.as_bytes())
 }
+
+/// clap_mangen would omit the values of the options.
+const SYNOPSIS: &str = r#".SH SYNOPSIS
+\fBgoguerrilla\fR [\fB\-config=\fIFILE\fR] [\fB\-if=\fIADDR:PORT\fR] [\fB\-v=\fIy\fR|\fIn\fR]
+.br
+\fBgoguerrilla\fR \fIcommand\fR [\fIoptions\fR] [\fB\-config=\fIFILE\fR]
+"#;
 
 const FURTHER_SECTIONS: &str = r#".SH SIGNALS
 .TP

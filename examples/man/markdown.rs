@@ -104,16 +104,20 @@ impl Section<'_> {
         }
     }
 
-    /// Appends a row of a table as a paragraph with the first cell as its tag. The other cells follow their heading, unless it
-    /// says only that the cell is a description.
+    /// Appends a row of a table as a paragraph with the first cell as its tag. Each cell follows its heading, unless that says
+    /// only that the cell is a key or a description.
     fn append_row(&mut self) {
         let mut cells = mem::take(&mut self.cells).into_iter();
         let mut columns = self.columns.iter();
-        let (Some(term), Some(_)) = (cells.next(), columns.next()) else {
+        let (Some(term), Some(column)) = (cells.next(), columns.next()) else {
             return;
         };
+        let mut tag = plain_text(&term);
+        if column != "key" {
+            tag.insert_str(0, &format!("{column}: "));
+        }
         self.roff.control("TP", []);
-        self.roff.text([bold(plain_text(&term))]);
+        self.roff.text([bold(tag)]);
         for (at, (column, mut cell)) in columns.zip(cells).enumerate() {
             if at > 0 {
                 self.roff.control("br", []);

@@ -255,7 +255,14 @@ fn man_pages_are_up_to_date_and_render() {
         );
     }
     let server = rendered("goguerrilla.8");
-    for words in ["--config <FILE>", "--limit <N>", "show", "SIGUSR1", CONFIG] {
+    let synopsis = "goguerrilla [-config=FILE] [-if=ADDR:PORT] [-v=y|n]";
+    for words in [
+        synopsis,
+        "--config <FILE>",
+        "--limit <N>",
+        "SIGUSR1",
+        CONFIG,
+    ] {
         assert!(server.contains(words), "{words} in {server}");
     }
     let configuration = rendered("goguerrilla.conf.5");
@@ -270,6 +277,10 @@ fn man_pages_are_up_to_date_and_render() {
         let entry = format!(" {key} default: {default} ");
         assert!(configuration.contains(&entry), "{entry} in {configuration}");
     }
+    assert!(
+        configuration.contains("slots taken: half "),
+        "{configuration}"
+    );
     for markup in ["](", "**", "`", "| "] {
         assert!(
             !configuration.contains(markup),
@@ -668,7 +679,8 @@ fn mode(file: &Path) -> u32 {
 }
 
 /// Returns the installed path of every file below `folder`, sorted.
-/// Returns what `make install` copies into the folder of documentation: the pages, and the files of dist for users to copy.
+/// Returns what `make install` copies into the folder of documentation: the pages, and the files of dist and examples for users
+/// to copy.
 fn documentation_files() -> Vec<String> {
     let root = testkit::root_folder();
     let pages = files_below(&root.join("docs")).into_iter();
@@ -678,6 +690,10 @@ fn documentation_files() -> Vec<String> {
         files.push(name.to_owned());
     }
     files.push("goguerrilla.conf.sample".to_owned());
+    for language in ["php", "python"] {
+        let examples = files_below(&root.join("examples").join(language)).into_iter();
+        files.extend(examples.map(|file| format!("examples/{language}{file}")));
+    }
     let not_copied = [
         "Containerfile",
         "build-deb",
