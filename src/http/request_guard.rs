@@ -1,6 +1,6 @@
-//! Refuses requests that a web page of a stranger may have caused.
+//! Refuses requests that a web page of another site may have caused.
 //!
-//! A browser on a machine that reaches this server also runs the pages of strangers. Such a page can send requests here, and
+//! A browser on a machine that reaches this server also runs the pages of other sites. Such a page can send requests here, and
 //! with DNS rebinding (the name of the page resolves to the address of this server) the browser lets it read the responses. Two
 //! headers, which a page cannot set, tell such requests apart: `Host` has the name of the page, and `Sec-Fetch-Site`
 //! ([Fetch Metadata](https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header)) says that the request is from another site.
@@ -11,8 +11,8 @@ use super::message::{HttpRequest, HttpResponse};
 use crate::smtp::domain::canonicalize_domain;
 
 impl HttpRequest<'_> {
-    /// Returns the response 403 (Forbidden), with its reason, if a web page of a stranger may have caused this request; `None`
-    /// if the request may be answered. `host_name` is GSMTP_HOST_NAME.
+    /// Returns the response 403 (Forbidden), with its reason, if a web page of another site may have caused this request;
+    /// `None` if the request may be answered. `host_name` is GSMTP_HOST_NAME.
     ///
     /// A request is refused unless it has exactly one `Host`, which is an IP address, `localhost` or `host_name`, each with or
     /// without a port, and unless each `Sec-Fetch-Site` is `same-origin` or `none`. A target in absolute form is refused too,
