@@ -1,4 +1,4 @@
-// Runs the public conformance suite cutiemail against this server; docs/testing.md says how and with which result.
+// Runs the public conformance suite cutiemail against a server that the test starts; docs/testing.md says how and with which result.
 //
 //     tsx tests/cutiemail.mjs SUITE PROGRAM [plain]     SUITE is a checkout of the suite, PROGRAM our program
 //

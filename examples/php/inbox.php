@@ -3,7 +3,7 @@
 //
 // It reads the configuration of goguerrilla (GOGUERRILLA_CONFIG, else /etc/goguerrilla/goguerrilla.conf) and needs PHP 8 with
 // pdo_sqlite, or pdo_mysql and, for contents in Redis, the extension redis. It must run as the user of the server, see
-// docs/quick-start.md. Everybody who knows an address can read its mail: that is the idea of such a site.
+// docs/quick-start.md. Anybody who knows an address can read its mail: that is the idea of such a site.
 declare(strict_types=1);
 
 const MAILS_IN_LIST = 50;

@@ -5,7 +5,7 @@
 
 It reads the configuration of goguerrilla. With the SQLite store it needs the standard library only, with MySQL also pymysql
 (Debian: python3-pymysql), and for contents in one Redis server redis (python3-redis). It must run as the user of the server.
-Everybody who knows an address can read its mail: that is the idea of such a site. Put a web server with TLS in front of it.
+Anybody who knows an address can read its mail: that is the idea of such a site. Put a web server with TLS in front of it.
 """
 
 import contextlib

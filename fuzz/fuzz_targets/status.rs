@@ -1,5 +1,5 @@
-//! HTTP requests to the status endpoints, some of them from a page of another site: the page, its data and `/feed` are sent
-//! only to requests that the guard, compared with a model, lets pass. The first octet selects the server and the client.
+//! HTTP requests to the status endpoints, of which a page of another site may send some: the page, its data and `/feed` are
+//! sent only to requests that the guard, compared with a model, lets pass. The first octet selects the server and the client.
 #![no_main]
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use super::raw::shown_name;
 
-/// Returns the names of the keys in the configuration and their names here, as one text; `None` if `text` is no configuration
-/// of Go-Guerrilla 1.4 or later.
+/// Returns the names of the keys in the configuration and their names here, as one text; `None` if `text`, which is without its
+/// byte order mark, is no configuration of Go-Guerrilla 1.4 or later.
 pub fn names_of_go_guerrilla_keys(text: &str) -> Option<String> {
     let keys = keys_of_go_guerrilla(text)?;
     let names = keys
@@ -30,6 +30,7 @@ pub fn go_guerrilla_key_notes(file: &Path) -> Vec<String> {
 /// Returns the lines that [`go_guerrilla_key_notes`] returns for a file with this text. Needs no file, so that fuzzing can pass
 /// any text.
 pub fn go_guerrilla_key_notes_of_text(text: &str) -> Vec<String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let keys = keys_of_go_guerrilla(text).unwrap_or_default();
     keys.iter().map(|path| note_about_key(path)).collect()
 }
@@ -52,7 +53,6 @@ fn note_about_key(path: &str) -> String {
 
 /// Returns the path of each key, at most [`MAX_KEYS`]; `None` if `text` is no configuration of Go-Guerrilla 1.4 or later.
 fn keys_of_go_guerrilla(text: &str) -> Option<BTreeSet<String>> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let object: Map<String, Value> = serde_json::from_str(text).ok()?;
     let is_list = |key: &str| object.get(key).is_some_and(Value::is_array);
     let is_recognized = is_list("servers")
@@ -195,6 +195,7 @@ const KNOWN_KEYS: &[KnownKey] = &[
 mod tests {
     use super::*;
     use crate::config::raw::find_key;
+    use crate::config::{Config, ConfigError};
 
     #[test]
     fn every_name_that_is_given_is_a_key_of_this_server() {
@@ -214,9 +215,19 @@ mod tests {
         for text in [
             r#"{"servers": []}"#,
             r#"{"allowed_hosts": ["a.test"]}"#,
-            "\u{feff}{\"backend_config\": {}}",
+            r#"{"backend_config": {"mail_table": "a"}}"#,
         ] {
             assert!(names_of_go_guerrilla_keys(text).is_some(), "{text}");
+            let with_mark = format!("\u{feff}{text}");
+            let notes = go_guerrilla_key_notes_of_text(&with_mark);
+            assert_eq!(notes, go_guerrilla_key_notes_of_text(text));
+            let is_recognized = |text: &str| {
+                let error = Config::from_json(text).unwrap_err();
+                matches!(error, ConfigError::GoGuerrilla(_))
+            };
+            // Only the first of two byte order marks is skipped.
+            assert!(is_recognized(&with_mark));
+            assert!(!is_recognized(&format!("\u{feff}{with_mark}")));
         }
         for text in [
             "",

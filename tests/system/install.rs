@@ -703,6 +703,7 @@ fn documentation_files() -> Vec<String> {
         "goguerrilla.service.in",
         "goguerrilla.socket",
         "install",
+        "run",
         "uninstall",
     ];
     let dist = files_below(&root.join("dist")).into_iter();

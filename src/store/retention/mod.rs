@@ -4,6 +4,7 @@
 //! round begins. The server runs rounds in a thread of their own ([`RetentionThread`]); `goguerrilla prune` runs one round. How
 //! rows are found and removed depends on the store ([`OldRows`]).
 
+mod clock;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "mysql")]

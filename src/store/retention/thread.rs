@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::clock::StartTime;
 use super::{OldRowsOpener, RetentionError, RoundEnd, RoundHooks, RoundOutcome, run_round};
 use crate::metrics::{Component, Metrics};
 use crate::panics;
@@ -43,6 +44,7 @@ impl RetentionThread {
 
 fn run(plan: &RetentionPlan, stopped: &Receiver<()>) {
     let metrics = Arc::clone(plan.queue.health().metrics());
+    let started = StartTime::now();
     let mut pause = FIRST_ROUND_AFTER;
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let hooks = &mut ThreadHooks {
@@ -52,7 +54,7 @@ fn run(plan: &RetentionPlan, stopped: &Receiver<()>) {
         };
         let round = panics::catch_and_count_panic(&metrics, Component::Retention, || {
             let started_at = Instant::now();
-            let outcome = open_and_run_round(plan, hooks);
+            let outcome = open_and_run_round(plan, started, hooks);
             log_round(&outcome, started_at.elapsed());
             outcome
         });
@@ -67,8 +69,20 @@ fn run(plan: &RetentionPlan, stopped: &Receiver<()>) {
     }
 }
 
-fn open_and_run_round(plan: &RetentionPlan, hooks: &mut ThreadHooks) -> RoundOutcome {
-    match (plan.open)(plan.keep) {
+fn open_and_run_round(
+    plan: &RetentionPlan,
+    started: StartTime,
+    hooks: &mut ThreadHooks,
+) -> RoundOutcome {
+    let opened = match started.step_forward() {
+        None => (plan.open)(plan.keep),
+        Some(step) => Err(RetentionError::Failed(format!(
+            "the clock was set forward by {} s, so the age of a row is not known, and no row is removed; if the clock is right now, \
+             send SIGHUP",
+            step.as_secs()
+        ))),
+    };
+    match opened {
         Ok(mut old_rows) => run_round(&mut *old_rows, hooks),
         Err(error) => RoundOutcome {
             rows: 0,
