@@ -6,6 +6,7 @@ use crate::counts::{COUNTS, median};
 use crate::load::{BASE64_10_KB, BASE64_100_KB, HTML_10_KB, HTML_100_KB, Load, Message, OwnClient};
 use crate::other_servers::{AIOSMTPD, POSTFIX, POSTFIX_IN_MEMORY, SMTP_SINK};
 use crate::peer::{DISCARD, MARIADB, Peer, SQLITE, Server};
+use crate::versions::{self, OLD_DISCARD, OLD_MARIADB, OLD_SQLITE};
 
 /// A load that every server gets in turn.
 struct Case {
@@ -110,6 +111,35 @@ pub fn peers() -> Table {
         &MARIADB,
     ];
     note_meanings(&mut table, &peers);
+    measure(&cases, &peers, &mut table);
+    table
+}
+
+/// Measures an older version next to this one.
+pub fn versions() -> Table {
+    let cases = [
+        smtp_source(
+            "2 KB of text, one mail per connection",
+            Message::Short,
+            false,
+        ),
+        smtp_source("2 KB of text, connections kept", Message::Short, true),
+        smtp_source("100 KB of base64, connections kept", BASE64_100_KB, true),
+    ];
+    let mut table = table("versions", "An older version and this one");
+    if let Some(version) = versions::old_version() {
+        let new = env!("CARGO_PKG_VERSION");
+        table.note(format!("old: {version}; now: goguerrilla {new}"));
+    }
+    let peers = [
+        &SMTP_SINK,
+        &OLD_DISCARD,
+        &DISCARD,
+        &OLD_SQLITE,
+        &SQLITE,
+        &OLD_MARIADB,
+        &MARIADB,
+    ];
     measure(&cases, &peers, &mut table);
     table
 }

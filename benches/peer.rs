@@ -55,7 +55,7 @@ pub fn nothing_missing() -> Option<String> {
 pub const DISCARD: Peer = Peer {
     name: "goguerrilla, discard",
     meaning: "nothing is kept",
-    command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "discard")]),
+    command: |folder, address| goguerrilla(folder, address, &DISCARD_SETTINGS),
     ..Peer::NOTHING
 };
 
@@ -63,7 +63,7 @@ pub const DISCARD: Peer = Peer {
 pub const SQLITE: Peer = Peer {
     name: "goguerrilla, SQLite",
     meaning: "the transaction is committed and synced",
-    command: |folder, address| goguerrilla(folder, address, &[("GM_STORE", "sqlite")]),
+    command: |folder, address| goguerrilla(folder, address, &SQLITE_SETTINGS),
     ..Peer::NOTHING
 };
 
@@ -89,6 +89,16 @@ pub fn goguerrilla<S: AsRef<str>>(
     address: SocketAddr,
     settings: &[(&str, S)],
 ) -> Command {
+    program_of_goguerrilla(testkit::binary(), folder, address, settings)
+}
+
+/// Returns the command that runs this file of goguerrilla, which may be of another version.
+pub fn program_of_goguerrilla<S: AsRef<str>>(
+    file: &str,
+    folder: &Path,
+    address: SocketAddr,
+    settings: &[(&str, S)],
+) -> Command {
     let mut config = serde_json::json!({
         "GSTMP_LISTEN_INTERFACE": address.to_string(),
         "GSMTP_HOST_NAME": "mx.test",
@@ -99,7 +109,7 @@ pub fn goguerrilla<S: AsRef<str>>(
         config[key] = value.as_ref().into();
     }
     fs::write(folder.join("goguerrilla.conf"), config.to_string()).expect("a file is written");
-    let mut command = program(testkit::binary());
+    let mut command = program(file);
     command.arg("-config=goguerrilla.conf");
     command
 }
@@ -254,6 +264,9 @@ pub fn free_address() -> SocketAddr {
         .and_then(|listener| listener.local_addr())
         .expect("a free port")
 }
+
+pub const DISCARD_SETTINGS: [(&str, &str); 1] = [("GM_STORE", "discard")];
+pub const SQLITE_SETTINGS: [(&str, &str); 1] = [("GM_STORE", "sqlite")];
 
 /// Maximum time from the start of a server to its greeting.
 const START_TIMEOUT: Duration = Duration::from_secs(10);

@@ -22,6 +22,7 @@ mod peer;
 mod process;
 mod program;
 mod tls;
+mod versions;
 
 use std::env;
 use std::io;
@@ -33,10 +34,11 @@ use testkit::report::{self, Table};
 /// The name of a group that writes files, and its measurement.
 type Group = (&'static str, fn() -> Table);
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     ("sessions", cases::sessions),
     ("sizes", cases::sizes),
     ("peers", cases::peers),
+    ("versions", cases::versions),
     ("latency", latency::measure),
     ("handshakes", tls::handshakes),
     ("tls", tls::mails),

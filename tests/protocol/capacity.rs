@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use goguerrilla::internals::os::rlimits::raise_descriptor_limit;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use testkit::status::{STATUS, wait_for_metric};
 use testkit::tls::TlsServer;
 use testkit::{AT_ONCE, Client, Server, TEST_TIMEOUT, assert_took, note, test, wait_for};
 
@@ -176,16 +177,16 @@ fn ten_thousand_connects_closed_at_once_leak_no_slot_thread_or_descriptor() {
 #[test]
 fn idle_threads_of_one_port_serve_a_load_peak_on_another_port() {
     let _alone = serialize_tests();
-    let tls = TlsServer::start(&[("GM_MAX_CLIENTS", "100")]);
+    let tls = TlsServer::start(&[("GM_MAX_CLIENTS", "100"), STATUS]);
     let server = &tls.server;
     for address in [server.address, tls.implicit_tls_address, server.address] {
+        // Another client would take a slot of those that this test wants to hold.
+        wait_for_metric(server, "goguerrilla_connections_active", 0.0);
         let held: Vec<TcpStream> = (0..100)
             .map(|_| TcpStream::connect(address).expect("the server accepts"))
             .collect();
-        // All slots are taken as soon as the next client gets 421.
-        wait_for("all slots to be taken", || {
-            (Client::connect(server.address).read_reply()?.code == 421).then_some(())
-        });
+        wait_for_metric(server, "goguerrilla_connections_active", 100.0);
+        Client::connect(server.address).expect("421 ");
         drop(held);
         let mut client = wait_for("a free slot", || {
             let mut client = Client::connect(server.address);

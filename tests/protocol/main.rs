@@ -56,6 +56,7 @@ mod status_page;
 mod table;
 mod time;
 mod tls_files;
+mod upgrade;
 mod waits;
 mod writer;
 mod xclient;

@@ -33,6 +33,7 @@ const PAUSES: &[(&str, usize)] = &[
     ("tests/testkit/src/load.rs", 2),
     ("tests/testkit/src/rate.rs", 2),
     ("tests/testkit/src/redis.rs", 1),
+    ("tests/testkit/src/senders.rs", 1),
 ];
 
 #[test]

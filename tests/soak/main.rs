@@ -6,5 +6,6 @@ mod galera;
 mod hold;
 mod promise;
 mod promise_mysql;
+mod upgrade;
 
 testkit::main!(1);

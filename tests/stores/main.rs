@@ -33,6 +33,7 @@ mod status_page;
 mod storage;
 mod store_change;
 mod table;
+mod upgrade;
 
 testkit::main!(
     6,

@@ -192,7 +192,7 @@ fn check_database(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger],
 }
 
 /// Returns subject and zlib stream of each mail; bodies in Redis are fetched from there.
-fn rows(database: &MariaDb, redis: Option<&Redis>) -> Vec<(String, Vec<u8>)> {
+pub fn rows(database: &MariaDb, redis: Option<&Redis>) -> Vec<(String, Vec<u8>)> {
     let all = "SELECT subject, hash, body, mail FROM new_mail";
     let rows: Vec<(String, String, String, Vec<u8>)> = database.rows(all);
     let (elsewhere, here): (Vec<_>, Vec<_>) = rows

@@ -30,6 +30,7 @@ mod requirements;
 pub mod root;
 mod runner;
 pub mod sample_mails;
+pub mod senders;
 mod server;
 pub mod server_programs;
 pub mod smuggling;
@@ -37,6 +38,7 @@ pub mod status;
 pub mod steps;
 pub mod store;
 pub mod tls;
+pub mod upgrade;
 mod wait;
 pub mod web;
 
