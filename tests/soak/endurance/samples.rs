@@ -69,7 +69,7 @@ impl Samples {
         let threads = [&early, &late].map(|samples| most(samples, |one| one.threads));
         let descriptors = [&early, &late].map(|samples| most(samples, |one| one.descriptors));
         note!("most threads and descriptors in the same tenths: {threads:?}, {descriptors:?}");
-        assert!(threads[1] <= threads[0]);
+        assert!(threads[1] <= threads[0].map(|most| most + THREADS_OF_A_BURST));
         assert!(descriptors[1] <= descriptors[0].map(|most| most + FILES_OF_A_ROUND));
     }
 
@@ -122,5 +122,8 @@ impl Samples {
 
 /// The cache of the connection that removes old rows, which may first do so after the second tenth.
 const SMALL_GROWTH_KIB: u64 = 4_096;
+/// A thread is kept for each connection that a burst needed, and a lane may open its next session before the server has ended
+/// the one before. How many lanes do so at once is chance.
+const THREADS_OF_A_BURST: usize = 4;
 /// The files of that connection, which are open only while it removes rows.
 const FILES_OF_A_ROUND: usize = 2;
