@@ -1,8 +1,8 @@
 //! `/feed`: the entries of the feed as server-sent events
 //! ([HTML, §9.2](https://html.spec.whatwg.org/multipage/server-sent-events.html)).
 //!
-//! A reader that is too slow is disconnected instead of waited for: it has 5 seconds to take what was sent, and must not fall
-//! behind by more entries than the feed keeps. A reader that leaves is noticed within a second.
+//! A reader that is too slow is disconnected: it has 5 seconds to take what was sent, and must not fall behind by more entries
+//! than the feed keeps. The server notices within a second that a reader has closed its connection.
 
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::AsRawFd;

@@ -20,7 +20,7 @@ impl AllowedHostsWatch {
     /// Looks at the files. If they have changed, but not since the previous look, loads them again and applies the domains to
     /// new sessions. If a file is invalid, logs that once, and the old list stays in force.
     ///
-    /// A program that writes into a file is therefore not met in the middle of its work.
+    /// A file that changes between two looks may still be incomplete, so it is not loaded yet.
     pub fn look(&mut self, running: &Mutex<Option<RunningServer>>, metrics: &Metrics) {
         // The mutex is not locked while files are read: see `SharedServerState`.
         let loaded = sync::lock(running)

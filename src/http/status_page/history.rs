@@ -8,7 +8,8 @@ use super::problem::Problem;
 use super::sample::Sample;
 use crate::store::{HostState, HostStatus};
 
-/// What the looks at the server have found so far. A page that is opened after a problem began shows since when.
+/// What [`StatusMonitor`](super::monitor::StatusMonitor) has recorded so far, so that a page that is opened after a problem began
+/// shows since when.
 #[derive(Default)]
 pub struct History {
     samples: VecDeque<Sample>,
@@ -19,7 +20,7 @@ pub struct History {
     hosts: HashMap<String, (HostState, f64)>,
 }
 
-/// A problem from its first to its last look. Times are in seconds since 1970.
+/// A problem from the first to the last time that it was found. Times are in seconds since 1970.
 struct Episode {
     problem: Problem,
     since: f64,

@@ -30,7 +30,7 @@ pub struct StatusPage {
 }
 
 impl StatusPage {
-    /// Starts to look at the server once a second, until the returned value is dropped.
+    /// Starts to record the state of the server once a second, until the returned value is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.

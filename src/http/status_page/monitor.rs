@@ -1,4 +1,4 @@
-//! Looks at the server once a second, whether or not a browser shows the page.
+//! Records the state of the server once a second, whether or not a browser shows the page.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::net::accept_pool::AcceptPool;
 use crate::panics;
 use crate::sync;
 
-/// Knows the state of the server, and what it was in the last five minutes.
+/// The state of the server, now and in the last five minutes.
 pub struct StatusMonitor {
     pool: Arc<AcceptPool>,
     settings: Arc<SharedSettings>,
@@ -27,7 +27,7 @@ pub struct StatusMonitor {
 }
 
 impl StatusMonitor {
-    /// Starts the thread that looks at the server until the returned sender is dropped.
+    /// Starts the thread that records the state until the returned sender is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -60,7 +60,7 @@ impl StatusMonitor {
         Ok((monitor, running))
     }
 
-    /// Looks at the server and returns its state, and `newest_mails`, as a JSON object.
+    /// Returns the current state, and `newest_mails`, as a JSON object. Records the problems and the hosts of this moment.
     pub fn look_and_describe_as_json(&self, newest_mails: Value) -> Value {
         let mut history = sync::lock(&self.history);
         let sample = self.look(&mut history);
@@ -93,7 +93,7 @@ impl StatusMonitor {
         history.push_sample(sample);
     }
 
-    /// Reads the current state and records in `history` what has changed since the last look.
+    /// Reads the current state, and records the problems and the hosts in `history`.
     fn look(&self, history: &mut History) -> Sample {
         let settings = self.settings.current();
         let sample = Sample::take(&self.pool, &settings);
@@ -112,7 +112,7 @@ impl StatusMonitor {
     }
 }
 
-/// The interval between two looks, which is that of the points in the charts.
+/// The interval at which the state is recorded, which is that of the points in the charts.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Stack size in octets of the thread; only pages in use take memory.
 const STACK_OCTETS: usize = 256 * 1_024;

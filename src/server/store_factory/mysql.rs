@@ -290,8 +290,8 @@ fn mysql_tls(config: &Config) -> MySqlTls {
     }
 }
 
-/// Returns a connector for `list`, `show` and `check`. These commands have no SMTP sessions to limit to the column widths,
-/// and nothing reads their metrics.
+/// Returns a connector for `list`, `show`, `prune` and `check`, and for the thread that removes old rows. Its connections limit
+/// no SMTP sessions to the column widths, and nothing reads their metrics.
 fn connector_for_cli_commands(config: &Config) -> Connector {
     Connector::new(
         mysql_settings(config),

@@ -131,7 +131,7 @@ impl QueueReceiver {
         })
     }
 
-    /// Waits for `pause`, but not while the writers are to stop.
+    /// Waits for `pause`, or until the writers are to stop.
     pub fn pause(&self, pause: Duration) {
         if !pause.is_zero() {
             // No value is ever sent: the result is a timeout, or the end of the channel.

@@ -282,7 +282,7 @@ impl QueueWriter {
     }
 
     /// Records the outcomes of a batch. Returns the mails to the queue for which the store was unavailable, and answers the
-    /// connections of the others. Then tells the feed about the saved ones.
+    /// connections of the others. Then publishes the feed's entries about the saved ones.
     fn report_outcomes_or_return_mails(
         &mut self,
         mails: Vec<ClaimedMail>,

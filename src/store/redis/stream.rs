@@ -1,7 +1,7 @@
 //! The Redis stream that the feed is written to (GM_FEED): one pipelined XADD for each entry.
 //!
-//! The stream has a connection of its own, so that neither waits for the other: bodies have 200 ms, entries have time. An entry
-//! that Redis refused is tried again, one whose reply is missing is not, because it would perhaps be in the stream twice.
+//! The stream has a connection of its own, so that bodies, which Redis must take within 200 ms, do not wait for entries. An
+//! entry that Redis refused is tried again. One whose reply is missing is not, because it may be in the stream already.
 //!
 //! In a Redis Cluster the stream is one key, which belongs to one node. The first node that is asked names the right one
 //! (MOVED), which is then used until it fails or names another one. No slot table is needed for that.

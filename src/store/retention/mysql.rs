@@ -28,8 +28,8 @@ pub struct MySqlOldRows {
     connection: MySqlConnection,
     table: TableName,
     cut_off: String,
-    /// The date of the oldest row at the last look. Removed rows stay in the index until the server purges them, so a query
-    /// that began at the first date would read all of them again.
+    /// The date of the oldest row that the last query found. Removed rows stay in the index until the server purges them, so a
+    /// query from the first date on would read all of them again.
     oldest: String,
     changes: VecDeque<PartitionChange>,
     /// Whether rows are removed, and not only partitions.
@@ -38,12 +38,13 @@ pub struct MySqlOldRows {
     empty_steps: u32,
 }
 
-/// How long a round waits for the named lock, and what it does with the rest of a day's partition.
+/// Who runs a round. This decides how long it waits for the named lock, and whether it removes the old rows of the day of the
+/// cut-off time, if that day has a partition of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockWait {
-    /// The server: does not wait, and leaves the last day to the next drop of its partition.
+    /// The server. It does not wait. It keeps these rows until the partition can be dropped, unless GM_KEEP_DAYS is less than 1.
     Server,
-    /// `goguerrilla prune`: waits some seconds, and removes each old row.
+    /// `goguerrilla prune`. It waits for `COMMAND_LOCK_WAIT`, and removes each old row.
     Command,
 }
 
@@ -201,7 +202,7 @@ impl Clock {
         let row: Option<Row> = connection.call_driver_with_timeout(|conn| conn.query_first(sql))?;
         let values = row.and_then(|row| mysql::from_row_opt(row).ok());
         let (unix_seconds, today, cut_off_day, cut_off) =
-            values.ok_or_else(|| std::io::Error::other("the server did not tell its time"))?;
+            values.ok_or_else(|| std::io::Error::other("the server returned no time"))?;
         Ok(Clock {
             unix_seconds,
             cut_off,
@@ -303,7 +304,7 @@ fn is_missing_right(error: &mysql::Error) -> bool {
 /// Maximum number of rows of one transaction. What it writes to disk delays the COMMITs of mails: with 800 rows the 99th
 /// percentile of their time rose by 5 ms, with 32 rows by 2 ms.
 const STEP_ROWS: usize = 20;
-/// Longest time that a transaction should take, because its rows are locked so long.
+/// Time that a transaction should take at most, because it locks its rows until its end.
 const STEP_TIME: Duration = Duration::from_millis(20);
 /// Longest time that `prune` waits while a server removes rows.
 const COMMAND_LOCK_WAIT: Duration = Duration::from_secs(5);

@@ -92,7 +92,7 @@ impl DayPartitions {
         let Some(last_end) = all.iter().filter_map(|partition| partition.end).max() else {
             return changes;
         };
-        // A database may tell any number.
+        // The database may return any number.
         let Some(last_made) = today.checked_add(1 + DAYS_AHEAD) else {
             return changes;
         };
