@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn feed_is_off_on_http_or_a_stream_with_a_name_that_no_mail_id_has() {
+    fn feed_target_is_off_http_or_a_stream_whose_name_is_not_a_mail_id() {
         let parse = |feed: &str| {
             target(serde_json::json!({
                 "GM_STORE": "mysql", "MYSQL_DB": "m", "GM_STATUS_INTERFACE": "127.0.0.1:1", "GM_FEED": feed

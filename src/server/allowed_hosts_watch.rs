@@ -21,7 +21,11 @@ impl AllowedHostsWatch {
     /// new sessions. If a file is invalid, logs that once, and the old list stays in force.
     ///
     /// A file that changes between two looks may still be incomplete, so it is not loaded yet.
-    pub fn look(&mut self, running: &Mutex<Option<RunningServer>>, metrics: &Metrics) {
+    pub fn load_changed_files(
+        &mut self,
+        running: &Mutex<Option<RunningServer>>,
+        metrics: &Metrics,
+    ) {
         // The mutex is not locked while files are read: see `SharedServerState`.
         let loaded = sync::lock(running)
             .as_ref()

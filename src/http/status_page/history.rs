@@ -13,15 +13,15 @@ use crate::store::{HostState, HostStatus};
 #[derive(Default)]
 pub struct History {
     samples: VecDeque<Sample>,
-    current: Vec<Episode>,
+    current: Vec<ProblemPeriod>,
     /// The problems that have ended, the newest first.
-    past: VecDeque<Episode>,
+    past: VecDeque<ProblemPeriod>,
     /// The state of each host, and since when.
     hosts: HashMap<String, (HostState, f64)>,
 }
 
 /// A problem from the first to the last time that it was found. Times are in seconds since 1970.
-struct Episode {
+struct ProblemPeriod {
     problem: Problem,
     since: f64,
     until: f64,
@@ -55,7 +55,7 @@ impl History {
             let same = before.iter().find(|old| old.problem.key == problem.key);
             same.map_or(now, |old| old.since)
         };
-        let current = problems.into_iter().map(|problem| Episode {
+        let current = problems.into_iter().map(|problem| ProblemPeriod {
             since: since(&problem),
             until: now,
             problem,
@@ -120,7 +120,7 @@ impl History {
     }
 }
 
-impl Episode {
+impl ProblemPeriod {
     fn as_json(&self, until: Option<f64>) -> Value {
         json!({
             "severity": self.problem.severity.as_str(),

@@ -62,7 +62,7 @@ impl StatusPage {
 
     fn status_as_json(&self, request: &HttpRequest) -> Value {
         let newest = self.newest_mails_as_json(request);
-        self.monitor.look_and_describe_as_json(newest)
+        self.monitor.record_and_return_state_as_json(newest)
     }
 
     /// Returns the metadata of the newest mails as a JSON array, or why it is not shown as a text.

@@ -60,7 +60,7 @@ impl HoldLimit {
     /// Returns how long a mail waits after an attempt that failed with `error`.
     pub fn time_after_failure(self, error: &SaveError) -> Duration {
         match self.is_configured() {
-            false if error.is_store_locked() => LOCK_PATIENCE,
+            false if error.is_store_locked() => MAX_LOCK_WAIT,
             _ => self.shortened,
         }
     }
@@ -221,7 +221,7 @@ impl FailedAttempts {
 /// shutdown.
 const SHUTDOWN_HOLD: Duration = Duration::from_secs(10);
 /// Time for which a mail waits for a lock that another program holds, if GM_HOLD_SECONDS is 0.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(5);
 /// First pause of a writer after a failed attempt. It is doubled after each further one, up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause of a writer after a failed attempt: a store that is back is used within this time.
@@ -264,11 +264,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_lock_is_waited_for_if_the_configured_time_is_zero() {
+    fn mail_waits_only_for_a_lock_if_the_configured_time_is_zero() {
         let locked = SaveError::store_locked("locked".to_owned());
         let down = SaveError::unavailable("down");
         let never = HoldLimit::none();
-        assert_eq!(never.time_after_failure(&locked), LOCK_PATIENCE);
+        assert_eq!(never.time_after_failure(&locked), MAX_LOCK_WAIT);
         assert_eq!(never.time_after_failure(&down), Duration::ZERO);
         let short = HoldLimit::new(Duration::from_secs(2), 1, 100, false);
         for error in [locked, down] {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "mysql")]
-pub use self::mysql::{LockWait, MySqlOldRows};
+pub use self::mysql::{MySqlOldRows, RoundCaller};
 #[cfg(feature = "mysql")]
 pub use self::mysql_table::{delete_statement, why_rows_stay};
 #[cfg(feature = "mysql")]

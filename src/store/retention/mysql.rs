@@ -41,7 +41,7 @@ pub struct MySqlOldRows {
 /// Who runs a round. This decides how long it waits for the named lock, and whether it removes the old rows of the day of the
 /// cut-off time, if that day has a partition of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockWait {
+pub enum RoundCaller {
     /// The server. It does not wait. It keeps these rows until the partition can be dropped, unless GM_KEEP_DAYS is less than 1.
     Server,
     /// `goguerrilla prune`. It waits for `COMMAND_LOCK_WAIT`, and removes each old row.
@@ -57,7 +57,7 @@ impl MySqlOldRows {
         hosts: &Connector,
         connector: &Connector,
         keep: Duration,
-        wait: LockWait,
+        caller: RoundCaller,
     ) -> Result<MySqlOldRows, RetentionError> {
         let table = connector.table().clone();
         let mut connection = connect(hosts, connector)?;
@@ -65,12 +65,12 @@ impl MySqlOldRows {
         if let Some(reason) = why_rows_stay(&mut connection, &table).map_err(failed)? {
             return Err(RetentionError::Failed(reason));
         }
-        take_lock(&mut connection, &table, wait)?;
+        take_lock(&mut connection, &table, caller)?;
         prepare_session(&mut connection).map_err(failed)?;
         let clock = Clock::read(&mut connection, keep).map_err(failed)?;
         clock.check()?;
         let partitions = DayPartitions::read(&mut connection, &table).map_err(failed)?;
-        let is_exact = wait == LockWait::Command || keep < ONE_DAY;
+        let is_exact = caller == RoundCaller::Command || keep < ONE_DAY;
         let day_is_dropped_later = (partitions.as_ref())
             .is_some_and(|partitions| partitions.is_cut_off_in_one_day(clock.cut_off_day));
         let changes =
@@ -243,11 +243,11 @@ fn connect(hosts: &Connector, connector: &Connector) -> Result<MySqlConnection, 
 fn take_lock(
     connection: &mut MySqlConnection,
     table: &TableName,
-    wait: LockWait,
+    caller: RoundCaller,
 ) -> Result<(), RetentionError> {
-    let seconds = match wait {
-        LockWait::Server => 0,
-        LockWait::Command => COMMAND_LOCK_WAIT.as_secs(),
+    let seconds = match caller {
+        RoundCaller::Server => 0,
+        RoundCaller::Command => COMMAND_LOCK_WAIT.as_secs(),
     };
     // MySQL limits the name to 64 characters.
     let sql = format!(

@@ -34,8 +34,8 @@ pub struct SqliteOldRows {
     /// Row ids that were found and are not removed yet.
     found: VecDeque<i64>,
     size: StepSize,
-    /// Number of transactions since the last copy of the `-wal`.
-    unchecked: u32,
+    /// Number of calls of `remove_some` since the last copy of the `-wal`.
+    steps_since_checkpoint: u32,
     /// Whether free pages are given back to the file system.
     shrinks: bool,
 }
@@ -60,7 +60,7 @@ impl SqliteOldRows {
             cut_off,
             found: VecDeque::new(),
             size: StepSize::new(FIRST_ROWS, MAX_ROWS, LOCK_TIME),
-            unchecked: 0,
+            steps_since_checkpoint: 0,
             shrinks,
         };
         match old_rows.with(|connection| why_rows_stay(connection, table))? {
@@ -172,7 +172,7 @@ impl SqliteOldRows {
 
     /// Copies the `-wal` into the database file, and lets the writer begin it anew.
     fn checkpoint(&mut self) -> Result<(), RetentionError> {
-        self.unchecked = 0;
+        self.steps_since_checkpoint = 0;
         let Some(connection) = &mut self.connection else {
             return Err(RetentionError::Failed("closed".to_owned()));
         };
@@ -215,7 +215,7 @@ impl OldRows for SqliteOldRows {
 
     fn remove_some(&mut self) -> Result<RemovalStep, RetentionError> {
         check_file(&self.file)?;
-        if self.unchecked >= STEPS_BETWEEN_CHECKPOINTS {
+        if self.steps_since_checkpoint >= STEPS_BETWEEN_CHECKPOINTS {
             // A step of its own: the pause after it keeps the writer from waiting for two locks in a row.
             self.checkpoint()?;
             return Ok(RemovalStep {
@@ -223,7 +223,7 @@ impl OldRows for SqliteOldRows {
                 is_last: false,
             });
         }
-        self.unchecked += 1;
+        self.steps_since_checkpoint += 1;
         if self.found.is_empty() {
             self.find_rows()?;
         }
