@@ -66,6 +66,12 @@ pub struct RemovalStep {
 pub type OldRowsOpener =
     Arc<dyn Fn(Duration) -> Result<Box<dyn OldRows>, RetentionError> + Send + Sync>;
 
+/// Returns the time in seconds, rounded up, so that no row is removed too early.
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+fn seconds_rounded_up(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
 /// Why rows were not removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RetentionError {

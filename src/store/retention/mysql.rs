@@ -14,7 +14,7 @@ use super::mysql_table::{
 };
 use super::pace::StepSize;
 use super::partitions::{DayPartitions, PartitionChange};
-use super::{OldRows, RemovalStep, RetentionError};
+use super::{OldRows, RemovalStep, RetentionError, seconds_rounded_up};
 use crate::store::TableName;
 use crate::store::mysql::connection::MySqlConnection;
 use crate::store::mysql::error::MySqlErrorClass;
@@ -194,7 +194,7 @@ struct Clock {
 
 impl Clock {
     fn read(connection: &mut MySqlConnection, keep: Duration) -> mysql::Result<Clock> {
-        let seconds = keep.as_secs() + u64::from(keep.subsec_nanos() > 0);
+        let seconds = seconds_rounded_up(keep);
         let sql = format!(
             "SELECT UNIX_TIMESTAMP(), TO_DAYS(NOW()), TO_DAYS(NOW() - INTERVAL {seconds} SECOND),
                     DATE_FORMAT(NOW() - INTERVAL {seconds} SECOND, '{DATE_FORMAT}')"

@@ -19,7 +19,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::pace::{MAX_ROWS, StepSize};
-use super::{OldRows, RemovalStep, RetentionError};
+use super::{OldRows, RemovalStep, RetentionError, seconds_rounded_up};
 use crate::store::sqlite::DatabaseFile;
 use crate::store::sqlite::error::describe_error;
 use crate::store::{INSERTED_COLUMNS, TableName};
@@ -278,7 +278,7 @@ fn open_connection(
         connection.query_row(&format!("PRAGMA `{schema}`.auto_vacuum"), [], |row| {
             row.get(0)
         })?;
-    let age = format!("-{} seconds", whole_seconds(keep));
+    let age = format!("-{} seconds", seconds_rounded_up(keep));
     let cut_off = connection.query_row("SELECT datetime('now', ?1)", [age], |row| row.get(0))?;
     Ok((connection, cut_off, vacuum == INCREMENTAL))
 }
@@ -341,11 +341,6 @@ fn classify(file: &DatabaseFile, error: &rusqlite::Error) -> RetentionError {
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
     connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
-}
-
-/// Returns the time in seconds, rounded up.
-fn whole_seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 /// Rows with an earlier date stay: the comparison as text excludes NULL, numbers, and dates in another notation. Not `1970`,
