@@ -10,10 +10,11 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use super::batching::{BatchPermit, BatchScheduler};
 use super::feed_entries::feed_entries_of_saved_mails;
-use super::hold::{FailedAttempts, HoldLimit, QueueReceiver};
+use super::hold::{FailedAttempts, HoldLimit};
 use super::in_doubt::InDoubtThreads;
 use super::outcome::{ClaimedMail, count_store_error, record_outcomes};
 use super::pending::{SaveWaiterRegistry, UnansweredMail, new_pending_save};
+use super::receiver::QueueReceiver;
 use crate::error_chain::display_with_causes;
 use crate::feed::Feed;
 use crate::mail::Mail;
