@@ -13,7 +13,7 @@ pub enum FeedTarget {
     Off,
     /// `/feed` of the status endpoints.
     Http,
-    /// The Redis stream of this name, and `/feed` if there are status endpoints.
+    /// The Redis stream of this name, and `/feed` if GM_STATUS_INTERFACE is set.
     Stream(String),
 }
 

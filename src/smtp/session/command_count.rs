@@ -79,6 +79,7 @@ impl CommandCount {
         *self = CommandCount::default();
     }
 
+    /// Returns whether the client has sent more than [`MAX_COMMANDS`] commands without a saved mail.
     pub(super) fn is_command_limit_exceeded(&self) -> bool {
         self.counted > MAX_COMMANDS
     }
