@@ -1,4 +1,4 @@
-//! The feed of the running server, as the configuration wants it (GM_FEED).
+//! The feed of the running server: turned on or off, and connected to its stream, by GM_FEED.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

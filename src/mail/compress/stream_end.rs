@@ -1,7 +1,7 @@
 //! Finds where the blocks of a deflate stream end, in bits, so that another block can follow.
 //!
-//! libdeflate compresses whole streams only: its last block is marked as final, and its output does not tell at which bit
-//! that block begins and ends. This module reads the codes without making their octets, which takes about a tenth of the
+//! libdeflate compresses whole streams only: its last block is marked as final, and its output does not contain the bit positions
+//! at which that block begins and ends. This module reads the codes without making their octets, which takes about a tenth of the
 //! time of compression. No library for Rust that is in use here reports bit positions.
 
 use super::huffman::{self, MAX_CODE_BITS, MAX_SYMBOLS};

@@ -13,7 +13,7 @@ use crate::store::mysql::connection::MySqlConnection;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DayPartitions(Vec<Partition>);
 
-/// What information_schema tells about one partition: name, description (the day after the last one), method, expression, and
+/// The row of information_schema about one partition: name, description (the day after the last one), method, expression, and
 /// whether it has no subpartitions.
 pub type PartitionRow = (String, String, String, String, bool);
 
