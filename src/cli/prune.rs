@@ -85,8 +85,8 @@ impl RoundHooks for CommandHooks {
         }
     }
 
-    /// Returns false: the queue of a server is not visible from another process. The server saves its mail in the pauses between
-    /// the transactions.
+    /// Returns false: the queue of a server is not visible from another process. The server saves its mail in the pauses
+    /// between the transactions.
     fn are_mails_queued(&self) -> bool {
         false
     }

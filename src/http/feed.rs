@@ -68,8 +68,8 @@ struct EventSender {
 }
 
 impl EventSender {
-    /// Sends events until the reader leaves or is too slow, the feed is turned off, GM_FEED_CLIENTS does not list the client any
-    /// more, or the server stops.
+    /// Sends events until the reader leaves or is too slow, the feed is turned off, GM_FEED_CLIENTS does not list the client
+    /// any more, or the server stops.
     fn run(&mut self, socket: &TcpStream) {
         let mut events = ": the feed begins\n\n".to_owned();
         let mut is_slow = false;

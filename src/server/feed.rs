@@ -50,8 +50,8 @@ impl RunningFeed {
             return Ok(());
         };
         match (&self.publisher, stream) {
-            // The thread goes on with the new stream. A second thread would begin at the end of the feed while the first one still
-            // sends, so that some entries would go to both streams or to neither.
+            // The thread goes on with the new stream. A second thread would begin at the end of the feed while the first one
+            // still sends, so that some entries would go to both streams or to neither.
             (Some(publisher), Some(stream)) => publisher.replace_stream(stream),
             (None, Some(stream)) => {
                 let started = FeedPublisher::start(&self.feed, stream);

@@ -8,8 +8,8 @@ use super::problem::Problem;
 use super::sample::Sample;
 use crate::store::{HostState, HostStatus};
 
-/// What [`StatusMonitor`](super::monitor::StatusMonitor) has recorded so far, so that a page that is opened after a problem began
-/// shows since when.
+/// What [`StatusMonitor`](super::monitor::StatusMonitor) has recorded so far, so that a page that is opened after a problem
+/// began shows since when.
 #[derive(Default)]
 pub struct History {
     samples: VecDeque<Sample>,

@@ -19,8 +19,8 @@ use super::connector::Connector;
 use super::galera;
 use super::group_replication::{self, GroupMember};
 
-/// Connects to a server whose rows show whether the COMMIT sent to `sent_to` succeeded. Reads of the connection include everything
-/// that the cluster of the server has committed.
+/// Connects to a server whose rows show whether the COMMIT sent to `sent_to` succeeded. Reads of the connection include
+/// everything that the cluster of the server has committed.
 ///
 /// # Errors
 /// No such server can be reached now. The error is that of the server of the COMMIT, or the reason of a

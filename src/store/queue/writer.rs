@@ -120,8 +120,8 @@ impl WriterThreads {
     /// Starts `count` writers, which open their stores with `open`.
     ///
     /// If `precompute_rows` is set, each connection's thread computes the row (`Mail::precompute_summary_and_body`) before it
-    /// queues the mail. While `health` reports the store as down, only mails that may wait for it are queued. `feed` gets an entry
-    /// for each saved row.
+    /// queues the mail. While `health` reports the store as down, only mails that may wait for it are queued. `feed` gets an
+    /// entry for each saved row.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -352,8 +352,8 @@ impl QueueWriter {
 }
 
 /// Maximum number of queued mails; a further mail gets 451. Each connection waits for at most one of them; the others were
-/// withdrawn while a store hung. This queue and that of mails to be tried again take about 2 MB each, and 20 MB more if all mails
-/// have been withdrawn.
+/// withdrawn while a store hung. This queue and that of mails to be tried again take about 2 MB each, and 20 MB more if all
+/// mails have been withdrawn.
 const MAX_QUEUED_MAILS: usize = 131_072;
 /// Number of rows at which a batch takes no further mail. Above 100 rows, a commit does not get cheaper per row.
 const MAX_BATCH_ROWS: usize = 256;

@@ -53,8 +53,8 @@ impl RedisStream {
         self.settings.urls.len() > 1
     }
 
-    /// Returns the open connection, or a new one if the server has closed it: entries that are sent on a closed connection would
-    /// be in doubt.
+    /// Returns the open connection, or a new one if the server has closed it: entries that are sent on a closed connection
+    /// would be in doubt.
     fn connection(&mut self) -> redis::RedisResult<&mut RedisConnection> {
         let idle = self.open.take().filter(RedisConnection::is_idle);
         let open = match idle {
@@ -226,5 +226,6 @@ impl RedisStream {
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout for all replies to a pipeline.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of redirections that are followed: MOVED to the owner and ASK from there, once more if a slot moves meanwhile.
+/// Maximum number of redirections that are followed: MOVED to the owner and ASK from there, once more if a slot moves
+/// meanwhile.
 const MAX_REDIRECTS: usize = 3;

@@ -59,8 +59,8 @@ impl DayPartitions {
         Ok(DayPartitions::from_rows(rows))
     }
 
-    /// Returns the partitions that the rows describe, in the order of the rows; `None` if one of them is not by day, or if a row
-    /// is `None`, because it was not readable.
+    /// Returns the partitions that the rows describe, in the order of the rows; `None` if one of them is not by day, or if a
+    /// row is `None`, because it was not readable.
     pub fn from_rows(
         rows: impl IntoIterator<Item = Option<PartitionRow>>,
     ) -> Option<DayPartitions> {

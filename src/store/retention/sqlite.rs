@@ -356,8 +356,8 @@ const PAGES_BETWEEN_TIME_CHECKS: u32 = 4;
 /// Pages are given back until a tenth of the file is free. New mail uses the rest, so that the file does not always shrink
 /// and grow.
 const FREE_SHARE: i64 = 10;
-/// Number of transactions after which the `-wal` is copied into the database file: a copy of some dozen pages is synced in half a
-/// millisecond, one of a thousand pages in 16 ms.
+/// Number of transactions after which the `-wal` is copied into the database file: a copy of some dozen pages is synced in half
+/// a millisecond, one of a thousand pages in 16 ms.
 const STEPS_BETWEEN_CHECKPOINTS: u32 = 2;
 /// Pause of the busy handler while the `-wal` is copied, and how many there are at most.
 const BRIEF_WAIT: Duration = Duration::from_micros(200);
