@@ -22,7 +22,7 @@ pub struct Table {
     /// The date and the machine.
     pub measured: String,
     pub command: String,
-    /// What a reader must know, such as what a 250 means or which server is missing.
+    /// Notes below the table, such as what a 250 means or which server is missing.
     pub notes: Vec<String>,
     /// Whether the rows are one series, of which the picture shows each column as a line over the first one, and the text the
     /// medians of tenths.
