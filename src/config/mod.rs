@@ -21,6 +21,7 @@ mod redis_interface;
 #[cfg(feature = "mysql")]
 mod redis_login;
 mod settings;
+mod shared_files;
 mod sqlite_file;
 
 use std::fmt;

@@ -151,6 +151,7 @@ impl RawConfig {
             ));
         }
         config.warnings = warnings;
+        config.reject_shared_files()?;
         debug_assert_eq!(config.find_broken_invariant(), None);
         Ok(config)
     }
