@@ -562,3 +562,30 @@ fn copy_hot_journal(folder: &Path) {
         fs::set_permissions(copy, Permissions::from_mode(0o640)).expect("the mode is set");
     }
 }
+
+#[test]
+fn check_does_not_report_damage_if_the_log_has_the_missing_pages() {
+    testkit::needs_root();
+    let folder = TempDir::new().expect("a temporary folder");
+    copy_server_files(folder.path(), false);
+    // As a crash in the middle of a checkpoint leaves the file: its first page, which the -wal has too, counts pages that the
+    // file does not have yet.
+    let file = folder.path().join(FILE);
+    let mut octets = fs::read(&file).expect("the file");
+    octets[28..32].copy_from_slice(&1_000u32.to_be_bytes());
+    let counter: [u8; 4] = octets[24..28].try_into().expect("four octets");
+    octets[92..96].copy_from_slice(&counter);
+    fs::write(&file, octets).expect("the file is written");
+    write_config(folder.path(), &[]);
+    let checked = run(folder.path(), &["check"]);
+    assert_eq!(checked.status, 0, "{}", checked.stdout);
+    assert!(
+        checked.stdout.starts_with("warning: GM_SQLITE_FILE: ") && checked.stdout.contains("-wal"),
+        "{}",
+        checked.stdout
+    );
+    let mut server = Server::start_in(folder, &[]);
+    assert_eq!(server.list().len(), 1);
+    assert!(server.stop().success());
+    assert_eq!(server.check(), (true, String::new()));
+}
