@@ -214,6 +214,7 @@ impl Config {
             (error, Some(file)) => error.in_file(file),
         })?;
         config.warnings.extend(warning);
+        file.map_or(Ok(()), |file| config.reject_log_in_configuration(file))?;
         Ok(config)
     }
 

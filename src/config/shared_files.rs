@@ -21,6 +21,17 @@ impl Config {
         Ok(())
     }
 
+    /// Returns an error if the log would be appended to the configuration in `file`.
+    pub(super) fn reject_log_in_configuration(&self, file: &Path) -> Result<(), ConfigError> {
+        let real_path = |path: &Path| path.canonicalize().ok();
+        if real_path(file).is_none_or(|path| real_path(&self.log_file) != Some(path)) {
+            return Ok(());
+        }
+        let expected = "a file of its own, not the configuration";
+        let found = self.log_file.to_string_lossy();
+        Err(bad_value("GSMTP_LOG_FILE", expected, &found).in_file(file))
+    }
+
     fn written_files(&self) -> Vec<(&'static str, &Path)> {
         let log = Some(self.log_file.as_path());
         let database = (self.store == StoreKind::Sqlite).then_some(self.sqlite_file.as_path());
@@ -109,5 +120,18 @@ mod tests {
         ] {
             assert_eq!(error_of(pairs), want, "{pairs}");
         }
+    }
+
+    #[test]
+    fn the_configuration_is_not_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("conf");
+        let log = folder.path().join("./conf").display().to_string();
+        std::fs::write(&file, format!(r#"{{"GSMTP_LOG_FILE": "{log}"}}"#)).unwrap();
+        let error = Config::load(&file).unwrap_err().error_in_one_line();
+        let wanted = "conf: GSMTP_LOG_FILE: expected a file of its own, not the configuration";
+        assert!(error.contains(wanted), "{error}");
+        std::fs::write(&file, r#"{"GSMTP_LOG_FILE": "/dev/stdout"}"#).unwrap();
+        assert!(Config::load(&file).is_ok());
     }
 }
