@@ -125,31 +125,7 @@ impl RawConfig {
             warnings: Vec::new(),
             value_sources: Vec::new(),
         };
-        warnings.extend(unused_redis_ca_warning(
-            &config.redis_urls,
-            config.redis_ca.as_ref(),
-        ));
-        if config.proxy_protocol && config.trusted_proxies().is_empty() {
-            warnings.push(NO_TRUSTED_PROXY.to_owned());
-        }
-        if config.store == StoreKind::MySql
-            && config.mysql_database.is_empty()
-            && !config.mail_table.contains('.')
-        {
-            warnings.push(
-                "MYSQL_DB: empty, so the table cannot be found; name the database here, or in GM_MAIL_TABLE as \
-                 \"database.table\""
-                    .to_owned(),
-            );
-        }
-        warnings.extend(mysql_tls_warnings(&config));
-        warnings.extend(feed_without_rows_warning(&config.feed_target, config.store));
-        if config.max_content_octets > config.max_memory_octets {
-            warnings.push(format!(
-                "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",
-                config.max_memory_octets, config.max_content_octets
-            ));
-        }
+        warnings.extend(warnings_about_values(&config));
         config.warnings = warnings;
         config.reject_shared_files()?;
         debug_assert_eq!(config.find_broken_invariant(), None);
@@ -230,6 +206,34 @@ impl RawConfig {
             },
         )
     }
+}
+
+/// Returns warnings about values that are valid but do not fit each other.
+fn warnings_about_values(config: &Config) -> Vec<String> {
+    let redis_ca = unused_redis_ca_warning(&config.redis_urls, config.redis_ca.as_ref());
+    let mut warnings = Vec::from_iter(redis_ca);
+    if config.proxy_protocol && config.trusted_proxies().is_empty() {
+        warnings.push(NO_TRUSTED_PROXY.to_owned());
+    }
+    if config.store == StoreKind::MySql
+        && config.mysql_database.is_empty()
+        && !config.mail_table.contains('.')
+    {
+        warnings.push(
+            "MYSQL_DB: empty, so the table cannot be found; name the database here, or in GM_MAIL_TABLE as \
+             \"database.table\""
+                .to_owned(),
+        );
+    }
+    warnings.extend(mysql_tls_warnings(config));
+    warnings.extend(feed_without_rows_warning(&config.feed_target, config.store));
+    if config.max_content_octets > config.max_memory_octets {
+        warnings.push(format!(
+            "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",
+            config.max_memory_octets, config.max_content_octets
+        ));
+    }
+    warnings
 }
 
 fn parse_domain_or_address_literal(text: &str) -> Option<String> {
