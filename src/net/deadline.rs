@@ -27,8 +27,8 @@ enum DeadlineKind {
     Content {
         silent_since: Instant,
         octets: u64,
-        /// Time beyond [`MAX_RATE_CREDIT`] that octets above the minimum data rate would have bought: at the usual minimum rate,
-        /// and at the one while slots run out.
+        /// Time beyond [`MAX_RATE_CREDIT`] that octets above the minimum data rate would have bought: at the usual minimum
+        /// rate, and at the one while slots run out.
         forfeited: [Duration; 2],
         /// When the server began to discard the content; `None` if the content is not discarded.
         discarded_since: Option<Instant>,
