@@ -13,8 +13,8 @@
 //!                                                   (`MAX_TIME_AFTER_CLAIM`)
 //! a connection from the pool, before the mails of   0.9 s, with several hosts 5 s (`CONNECTION_TIMEOUT`,
 //! the batch are taken from the queue                `CONNECTION_TIMEOUT_OF_SEVERAL_HOSTS`); ends at once if the store is down
-//! retries of a batch after a lock or a deadlock     5 s (`RETRY_TIME`)
-//! retries of a batch after a lost connection        1 s (`UNREACHABLE_RETRY_TIME`), with several hosts 5 s or until each had
+//! retries of a batch after a lock or a deadlock     1 s (`SHORT_RETRY_TIME`), then GM_HOLD_SECONDS; 5 s if that is 0
+//! retries of a batch after a lost connection        1 s (`SHORT_RETRY_TIME`), with several hosts 5 s or until each had
 //!                                                   one attempt; ends at once if every host refuses connections
 //! the batch until its COMMIT is sent                20 s (`BATCH_TIMEOUT`)
 //! one statement, also a COMMIT                      10 s (`CALL_TIMEOUT`); with several hosts about 3 s if the host does not
