@@ -139,8 +139,7 @@ impl SaveMail for MySqlStore {
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
             (pending_bodies.as_ref()).map(|_| self.insert_batch_part(batch, &BodiesInRedis::Redis));
-        let metrics = self.connector.health().metrics();
-        let bodies_in = (self.bodies).finish_body_write(batch, pending_bodies.as_ref(), metrics);
+        let bodies_in = (self.bodies).finish_body_write(batch, pending_bodies.as_ref());
         if !matches!(bodies_in, BodiesInRedis::Redis)
             && let Some(Ok(mut connection)) = inserted.take()
         {
@@ -153,6 +152,11 @@ impl SaveMail for MySqlStore {
         });
         // Returns the connection to the pool, which replaces a broken one.
         self.connection = None;
+        let saved = std::iter::zip(batch, &outcomes).filter(|(_, outcome)| outcome.is_ok());
+        bodies_in.count_saved_bodies(
+            saved.map(|(mail, _)| mail),
+            self.connector.health().metrics(),
+        );
         outcomes
     }
 }
