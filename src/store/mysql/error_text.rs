@@ -1,5 +1,8 @@
 //! Texts of database errors for an administrator, each with the configuration key to check.
 
+use std::error::Error as _;
+use std::io::{self, ErrorKind};
+
 use mysql::{DriverError, Error};
 
 use super::connect_failure::MySqlConnectFailure;
@@ -9,11 +12,34 @@ use crate::store::TableName;
 pub fn error_words(error: &Error) -> String {
     match error {
         Error::MySqlError(error) => format!("{} (error {})", error.message, error.code),
+        error if is_timeout(error) => error_text(error),
         Error::IoError(error) => error.to_string(),
         Error::CodecError(error) => error.to_string(),
         Error::DriverError(error) => error.to_string(),
         error => error.to_string(),
     }
+}
+
+/// Returns the text of an error for the log and /readyz. The driver reports a database that does not answer in time with the
+/// words of the kernel, "Resource temporarily unavailable".
+pub fn error_text(error: &Error) -> String {
+    match is_timeout(error) {
+        true => "the database did not answer in time; see whether a statement or a lock hangs there (SHOW PROCESSLIST), and the network"
+            .to_owned(),
+        false => error.to_string(),
+    }
+}
+
+fn is_timeout(error: &Error) -> bool {
+    let io_error = match error {
+        Error::IoError(error) => Some(error),
+        Error::CodecError(error) => error.source().and_then(|source| source.downcast_ref()),
+        _ => None,
+    };
+    // A socket timeout is reported as WouldBlock.
+    io_error.is_some_and(|error: &io::Error| {
+        matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+    })
 }
 
 /// Returns the text of an error of `list` or `show`: the configuration key to check, the message and the fix.
@@ -60,6 +86,24 @@ const TABLE: (&str, &str) = (
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn database_that_does_not_answer_is_named_in_place_of_the_words_of_the_kernel() {
+        let timeout = || io::Error::from(ErrorKind::WouldBlock);
+        for error in [
+            Error::IoError(timeout()),
+            Error::CodecError(timeout().into()),
+        ] {
+            for text in [error_text(&error), error_words(&error)] {
+                assert!(
+                    text.starts_with("the database did not answer in time; "),
+                    "{text}"
+                );
+            }
+        }
+        let refused = Error::IoError(io::Error::from(ErrorKind::ConnectionRefused));
+        assert!(error_text(&refused).contains("connection refused"));
+    }
 
     #[test]
     fn mysql_error_text_names_the_configuration_key() {
