@@ -15,7 +15,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::sqlite_locks;
 use crate::store::sqlite::database_file::reject_unsafe_database_path;
-use crate::store::sqlite::error::classify_sqlite_error;
+use crate::store::sqlite::error::{classify_sqlite_error, describe_error};
 use crate::store::sqlite::wal_files::{file_len, resolve_final_symlink, shm_path, wal_path};
 use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement, low_space_reason};
 use crate::store::{Diagnostic, TableName};
@@ -276,8 +276,9 @@ fn try_statements_on_schema_copy(
     copy.prepare(&insert)?;
     let rejected = |which: &str, error: &rusqlite::Error| {
         format!(
-            "{}: {which} would be refused: {error}; change the table, or name another one in GM_MAIL_TABLE",
-            file.display()
+            "{}: {which} would be refused: {}; change the table, or name another one in GM_MAIL_TABLE",
+            file.display(),
+            describe_error(error)
         )
     };
     let rows = [
@@ -324,6 +325,7 @@ impl ReadOnlySqliteDatabase {
 fn is_trigger_error(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|error| error.extended_code);
     code == Some(rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER)
+        || matches!(error, rusqlite::Error::StatementChangedRows(_))
 }
 
 /// Inserts the row of a mail from and to `name`. Rows with different names differ in every column in which mails may differ.
@@ -357,7 +359,10 @@ fn insert_trial_row_into_copy(
         0,
         attachments,
     ];
-    copy.prepare(insert)?.execute(row).map(drop)
+    match copy.prepare(insert)?.execute(row)? {
+        0 => Err(rusqlite::Error::StatementChangedRows(0)),
+        _ => Ok(()),
+    }
 }
 
 fn folder_of(file: &Path) -> &Path {

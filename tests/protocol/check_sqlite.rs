@@ -123,6 +123,18 @@ fn assert_check_changes_no_file(ids: &[(&str, &str)]) {
             "every mail would be refused: closed",
         ),
         (
+            "a trigger that ignores all",
+            |folder| {
+                make(
+                    folder,
+                    &(schema(folder)
+                        + "CREATE TRIGGER t BEFORE INSERT ON new_mail BEGIN SELECT RAISE(IGNORE); END"),
+                )
+            },
+            1,
+            "every mail would be refused: INSERT stored no row: a trigger",
+        ),
+        (
             "a trigger that reads another table",
             |folder| {
                 make(
