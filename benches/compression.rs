@@ -1,8 +1,8 @@
 //! Compression of mails compared with libdeflate alone, in alternating runs. Prints a Markdown table; takes some seconds.
 //!
 //! Run `cargo bench --bench compression`, or `cargo bench --bench compression -- FILTER` for the rows whose name contains
-//! FILTER. The times are those of the thread's processor time, medians of nine runs. Each row has many different mails of
-//! one kind, at least 1 MB in total: a processor learns the branches of a single short mail by heart.
+//! FILTER. The times are those of the thread's processor time, medians of nine runs. Each row has many different mails of one
+//! kind, at least 1 MB in total: with a single short mail, the branch predictor of the processor would predict every branch.
 
 use std::fs;
 use std::hint::black_box;

@@ -1,4 +1,4 @@
-//! How long each measurement takes: enough for figures that hold, or a moment to try the benchmark itself.
+//! How long each measurement takes: long enough for reproducible figures, or short, to try the benchmark itself.
 
 use std::env;
 use std::sync::LazyLock;

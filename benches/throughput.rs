@@ -113,7 +113,7 @@ fn publish(mut table: Table, folder: &Path) -> io::Result<()> {
     table.publish(folder)
 }
 
-/// Returns the folder for files that nobody commits.
+/// Returns the folder for files that are not committed.
 fn default_folder() -> PathBuf {
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
     temporary.with_file_name("bench")

@@ -78,8 +78,8 @@ Stops the server: idle clients get 421, and messages in progress are finished an
 signal ends the program at once.
 .TP
 SIGHUP
-Reads the configuration, key and certificate again and applies what needs no restart; if anything is invalid, nothing
-changes. A terminal that is closed sends this signal too; the server continues to run.
+Reads the configuration and the files that it names (key and certificate, passwords, domains) again and applies what needs no
+restart; if anything is invalid, nothing changes. A terminal that is closed sends this signal too; the server continues to run.
 .TP
 SIGUSR1
 Reopens the log file, for logrotate(8).

@@ -13,12 +13,12 @@
 //! server                  one server of a process: builder, handle, listeners, store, reload, shutdown
 //!   │
 //! connection              one client from accept to close; the only code that uses both the protocol and the socket
-//! http                    a small HTTP server: metrics, health, nginx's auth_http
+//! http                    a small HTTP server: status page, metrics, health, /feed, nginx's auth_http
 //! check                   the diagnostics of `goguerrilla check`; the server logs some of them at startup
 //!   │
 //! store                   SaveMail, the queue with its writers, SQLite, MySQL with Redis
 //! net                     listeners, the thread pool, TLS, PROXY headers, deadlines
-//! feed                    entries about committed rows, for programs that want to know of new mail at once
+//! feed                    entries about committed rows, for programs that show new mail at once
 //!   │
 //! mail                    a mail, its trace fields, its summary (MIME), compression
 //!   │

@@ -347,7 +347,7 @@ function send_part(string $to, string $hash, int $number): void
     }
 }
 
-/** Sends server-sent events for new mails. The feed only says when to look; the rows are the truth, so no mail is missed. */
+/** Sends server-sent events for new mails. The feed only says when to look. Mails are read from the table, so none is missed. */
 function send_events(string $address): void
 {
     headers('text/event-stream', "default-src 'none'");

@@ -369,7 +369,7 @@ class Inbox(http.server.BaseHTTPRequestHandler):
         self.send(200, "application/octet-stream", "default-src 'none'; sandbox", octets, disposition)
 
     def send_events(self, to):
-        """Sends server-sent events. The feed only says when to look; the rows are the truth, so no mail is missed."""
+        """Sends server-sent events. The feed only says when to look. Mails are read from the table, so none is missed."""
         self.begin(200, "text/event-stream", "default-src 'none'")
         self.send_header("X-Accel-Buffering", "no")
         self.end_headers()

@@ -9,7 +9,9 @@ use goguerrilla::internals::connection::{ConnectionSettings, SharedSettings};
 use goguerrilla::internals::http::auth_http::NginxAuthEndpoint;
 use goguerrilla::internals::http::{self, HttpRequestHandler};
 use goguerrilla::internals::metrics::Metrics;
-use goguerrilla::internals::net::accept_pool::{CLIENT_STACK_OCTETS, AcceptPool, AcceptPoolSettings};
+use goguerrilla::internals::net::accept_pool::{
+    AcceptPool, AcceptPoolSettings, CLIENT_STACK_OCTETS,
+};
 use goguerrilla::internals::net::trusted_proxies::TrustedProxies;
 use goguerrilla::internals::smtp::{MemoryBudget, TlsState};
 use goguerrilla::internals::store::SaveQueue;
@@ -109,7 +111,8 @@ fn session_rejects_relay(line: &[u8]) -> bool {
 fn respond(head: &[u8]) -> Option<Vec<u8>> {
     let peer = SocketAddr::from(([192, 0, 2, 3], 1_000));
     let local = SocketAddr::from(([192, 0, 2, 2], 8_025));
-    http::http_response_to_request_head(head, peer, local, &METRICS, &HANDLER).map(|answer| answer.octets)
+    http::http_response_to_request_head(head, peer, local, &METRICS, &HANDLER)
+        .map(|answer| answer.octets)
 }
 
 fn without_date(answer: &Vec<u8>) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! The feed: an entry is one line of JSON from which its texts are read back, and the filter `?to=` selects exactly the
-//! entries of its mailbox. The input is the query and the texts of an entry, one in each line; other line ends are part of them.
+//! The feed: an entry is one line of JSON from which its texts are read back, and the filter `?to=` selects exactly the entries
+//! of its mailbox. The input is the query and the texts of an entry, one in each line; other line ends are part of them.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};

@@ -5,7 +5,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use goguerrilla::internals::smtp::{AcceptedDomains, ForwardPath, MailPathError, ReversePath, domain};
+use goguerrilla::internals::smtp::{
+    AcceptedDomains, ForwardPath, MailPathError, ReversePath, domain,
+};
 use libfuzzer_sys::fuzz_target;
 use regex::Regex;
 
@@ -68,7 +70,11 @@ fn check_domain(path: &ForwardPath) {
         let Ok(allowed) = AcceptedDomains::from_host_patterns([item.as_str()]) else {
             continue;
         };
-        assert_eq!(allowed.accepts_recipient_path(path), !path.has_embedded_route(), "{item}");
+        assert_eq!(
+            allowed.accepts_recipient_path(path),
+            !path.has_embedded_route(),
+            "{item}"
+        );
     }
 }
 

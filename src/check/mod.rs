@@ -14,4 +14,4 @@ mod sqlite;
 mod sqlite_locks;
 
 #[cfg(feature = "sqlite")]
-pub use self::sqlite::check_sqlite_file as sqlite;
+pub use self::sqlite::check_sqlite_file;

@@ -7,8 +7,7 @@ use crate::server;
 use crate::store::Diagnostic;
 
 /// Prints which values are not from the file, everything that would prevent the server from starting or from saving mail, and
-/// warnings.
-/// `reload_config` reads the configuration again, as SIGHUP does.
+/// warnings. `reload_config` reads the configuration again, as SIGHUP does.
 ///
 /// # Errors
 /// [`CommandFailure`] with status 1 if a finding is an error.

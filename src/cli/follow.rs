@@ -107,7 +107,8 @@ impl Following {
         mails
     }
 
-    /// Prints why the store cannot be read, unless the same was printed before, or something else just now.
+    /// Prints why the store cannot be read, unless the same text was the last one printed, or another one was printed within
+    /// `OUTAGE_REPORT_INTERVAL`.
     fn report_outage(&mut self, error: &StoreReadError) {
         let text = error.to_string();
         let is_known = self

@@ -1,25 +1,69 @@
-//! Reads and formats mails for `list` and `show`.
+//! `goguerrilla list` and `goguerrilla show`.
 
+use std::io::{self, Write};
+
+use super::{CommandFailure, print_stdout};
 use crate::config::Config;
 use crate::logging::{is_printable, push_json_unicode_escape};
 use crate::server;
 use crate::store::{ListedMail, StoredMailReader};
 
+/// Prints the newest mails first, at most `limit`; `to` selects a recipient.
+///
+/// # Errors
+/// [`CommandFailure`]: the store cannot be read.
+pub fn list_mails(
+    config: &Config,
+    to: Option<&str>,
+    limit: u32,
+    as_json: bool,
+) -> Result<(), CommandFailure> {
+    let mut reader = open_store_reader(config)?;
+    let mails = reader.list_newest_mails(to, limit);
+    let mails = mails.map_err(|error| error.to_string())?;
+    let text = match as_json {
+        true => mails_as_json(&mails),
+        false => mails_as_text_table(&mails),
+    };
+    print_stdout(text.as_bytes())?;
+    // A warning means that some values could not be read; the rest has been printed.
+    if let Some(warning) = reader.warning() {
+        // If standard error is closed, the warning is lost.
+        let _ = writeln!(io::stderr(), "goguerrilla: {warning}");
+    }
+    Ok(())
+}
+
+/// Prints the mail with this hash, octet for octet.
+///
+/// # Errors
+/// [`CommandFailure`]: the store cannot be read, or no mail has this hash.
+pub fn show_mail(config: &Config, hash: &str) -> Result<(), CommandFailure> {
+    let mut reader = open_store_reader(config)?;
+    validate_mail_id_argument(hash)?;
+    let mail = reader
+        .read_mail_by_hash(hash)
+        .map_err(|error| error.to_string())?;
+    match mail {
+        Some(mail) => print_stdout(&mail),
+        None => Err(
+            format!("{hash}: no mail has this hash; `goguerrilla list` shows the hashes").into(),
+        ),
+    }
+}
+
 /// Opens the configured store for reading.
 ///
 /// # Errors
 /// The store cannot be opened; the text names the key to check.
-pub fn open_store_reader(config: &Config) -> Result<Box<dyn StoredMailReader>, String> {
+fn open_store_reader(config: &Config) -> Result<Box<dyn StoredMailReader>, String> {
     let store = server::store_factory_of_kind(config.store).map_err(|error| error.to_string())?;
     store.open_reader(config).map_err(|error| error.to_string())
 }
 
 /// Checks that `text` is a hash in lower case. Lower case is required because Redis and SQLite compare hashes
 /// case-sensitively.
-///
-/// # Errors
-/// The text names the expected form and the value found.
-pub fn validate_mail_id_argument(text: &str) -> Result<(), String> {
+fn validate_mail_id_argument(text: &str) -> Result<(), String> {
     let is_digit = |octet: u8| matches!(octet, b'0'..=b'9' | b'a'..=b'f');
     if text.len() == 32 && text.bytes().all(is_digit) {
         return Ok(());
@@ -31,7 +75,7 @@ pub fn validate_mail_id_argument(text: &str) -> Result<(), String> {
 }
 
 /// Formats mails as a table with aligned columns.
-pub fn mails_as_text_table(mails: &[ListedMail]) -> String {
+fn mails_as_text_table(mails: &[ListedMail]) -> String {
     let header = ["HASH", "DATE", "FROM", "TO", "RECIPIENT", "SIZE", "SUBJECT"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(header)
         .chain(mails.iter().map(cells_of_mail))
@@ -99,7 +143,7 @@ fn escape_unprintable(text: &str) -> String {
 }
 
 /// Formats mails as one JSON array on one line.
-pub fn mails_as_json(mails: &[ListedMail]) -> String {
+fn mails_as_json(mails: &[ListedMail]) -> String {
     let mails: Vec<serde_json::Value> = mails.iter().map(mail_as_json_value).collect();
     json_line(&mails.into())
 }

@@ -17,9 +17,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::check::print_check_findings;
 use self::follow::follow_mails;
-use self::list_show::{
-    mails_as_json, mails_as_text_table, open_store_reader, validate_mail_id_argument,
-};
+use self::list_show::{list_mails, show_mail};
 use self::prune::{parse_days_option, prune};
 use self::ready::ask_whether_server_is_ready;
 use crate::config::{Config, EnvironmentSettings, go_guerrilla_key_notes};
@@ -126,17 +124,7 @@ pub fn run(
     let arguments = join_verbose_option_with_value(arguments.into_iter().map(with_two_dashes));
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => {
-            let status = error.exit_code() as u8;
-            // clap prints help to standard output and errors to standard error. If printing fails, the text is lost.
-            let _ = error.print();
-            let text = String::new();
-            return if status == 0 {
-                Ok(())
-            } else {
-                Err(CommandFailure { text, status })
-            };
-        }
+        Err(error) => return print_help_or_usage_error(&error),
     };
     let environment = EnvironmentSettings::from_variables(variables);
     let environment = environment.map_err(|error| error.error_in_one_line());
@@ -148,13 +136,7 @@ pub fn run(
         Ok(read) => read,
         Err(text) if matches!(arguments.command, Some(CliCommand::Check)) => {
             let file = arguments.config.as_deref();
-            let notes = go_guerrilla_key_notes(file.unwrap_or(Path::new(DEFAULT_FILE)));
-            let notes = notes.iter().map(|note| format!("note: {note}\n"));
-            print_stdout(format!("error: {text}\n{}", notes.collect::<String>()).as_bytes())?;
-            return Err(CommandFailure {
-                text: String::new(),
-                status: 1,
-            });
+            return print_unusable_config(&text, file.unwrap_or(Path::new(DEFAULT_FILE)));
         }
         Err(text) => return Err(text.into()),
     };
@@ -181,39 +163,31 @@ pub fn run(
         }) => follow_mails(&config, to.as_deref(), *limit, *json),
         Some(CliCommand::List {
             to, limit, json, ..
-        }) => {
-            let mut reader = open_store_reader(&config)?;
-            let mails = reader.list_newest_mails(to.as_deref(), *limit);
-            let mails = mails.map_err(|error| error.to_string())?;
-            let text = match json {
-                true => mails_as_json(&mails),
-                false => mails_as_text_table(&mails),
-            };
-            print_stdout(text.as_bytes())?;
-            // A warning means that some values could not be read; the rest has been printed.
-            if let Some(warning) = reader.warning() {
-                // If standard error is closed, the warning is lost.
-                let _ = writeln!(io::stderr(), "goguerrilla: {warning}");
-            }
-            Ok(())
-        }
+        }) => list_mails(&config, to.as_deref(), *limit, *json),
         Some(CliCommand::Prune { days, dry_run }) => prune(&config, *days, *dry_run),
         Some(CliCommand::Ready) => ask_whether_server_is_ready(&config),
-        Some(CliCommand::Show { hash }) => {
-            let mut reader = open_store_reader(&config)?;
-            validate_mail_id_argument(hash)?;
-            let mail = reader
-                .read_mail_by_hash(hash)
-                .map_err(|error| error.to_string())?;
-            match mail {
-                Some(mail) => print_stdout(&mail),
-                None => Err(format!(
-                    "{hash}: no mail has this hash; `goguerrilla list` shows the hashes"
-                )
-                .into()),
-            }
-        }
+        Some(CliCommand::Show { hash }) => show_mail(&config, hash),
     }
+}
+
+/// Prints help to standard output, or what is wrong with the arguments to standard error.
+fn print_help_or_usage_error(error: &clap::Error) -> Result<(), CommandFailure> {
+    let status = error.exit_code() as u8;
+    // If printing fails, the text is lost.
+    let _ = error.print();
+    let text = String::new();
+    match status {
+        0 => Ok(()),
+        _ => Err(CommandFailure { text, status }),
+    }
+}
+
+/// Prints the error and, for a file of Go-Guerrilla, the name of each of its keys here, as findings of `check`.
+fn print_unusable_config(error: &str, file: &Path) -> Result<(), CommandFailure> {
+    let notes = go_guerrilla_key_notes(file);
+    let notes = notes.iter().map(|note| format!("note: {note}\n"));
+    print_stdout(format!("error: {error}\n{}", notes.collect::<String>()).as_bytes())?;
+    Err(String::new().into())
 }
 
 /// Converts a long option with one dash to two dashes: Go's flag package accepts one dash, but clap requires two. Converts

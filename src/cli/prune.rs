@@ -85,7 +85,8 @@ impl RoundHooks for CommandHooks {
         }
     }
 
-    /// A server in another process does not tell the length of its queue; the pauses between transactions are its time.
+    /// Returns false: the queue of a server is not visible from another process. The server saves its mail in the pauses
+    /// between the transactions.
     fn are_mails_queued(&self) -> bool {
         false
     }

@@ -118,7 +118,8 @@ impl ConfigBuilder {
         self.set("GM_HOLD_SECONDS", whole_seconds(time).to_string())
     }
 
-    /// Sets the address of the status page `/` and of /metrics, /livez and /readyz (GM_STATUS_INTERFACE); by default there is none.
+    /// Sets the address of the status page `/` and of /metrics, /livez and /readyz (GM_STATUS_INTERFACE); by default there is
+    /// none.
     pub fn status_address(self, address: SocketAddr) -> ConfigBuilder {
         self.set("GM_STATUS_INTERFACE", address.to_string())
     }

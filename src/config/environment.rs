@@ -82,7 +82,7 @@ impl EnvironmentSettings {
 
     /// Replaces the values of `raw` by those of the environment. Returns the replaced keys, each with a text that says where
     /// the value is from.
-    pub fn replace_values_of(&self, raw: &mut RawConfig) -> Vec<(&'static str, String)> {
+    fn replace_values_of(&self, raw: &mut RawConfig) -> Vec<(&'static str, String)> {
         let mut sources = Vec::new();
         for &(key, _) in &self.values {
             let usual = usual_spelling(key);
@@ -104,7 +104,7 @@ impl EnvironmentSettings {
     }
 
     /// Returns the warnings about unknown variables, and about passwords in the environment. `raw` has the replaced values.
-    pub fn warnings(&self, raw: &RawConfig) -> Vec<String> {
+    fn warnings(&self, raw: &RawConfig) -> Vec<String> {
         let mut warnings = self.unknown.clone();
         for (key, fix) in PASSWORD_FIXES {
             if raw.keys_from_environment.contains(key) && raw.contains_password(key) {

@@ -13,7 +13,7 @@ pub enum FeedTarget {
     Off,
     /// `/feed` of the status endpoints.
     Http,
-    /// The Redis stream of this name, and `/feed` if there are status endpoints.
+    /// The Redis stream of this name, and `/feed` if GM_STATUS_INTERFACE is set.
     Stream(String),
 }
 
@@ -83,7 +83,7 @@ impl RawConfig {
     }
 }
 
-/// Returns a warning if the store keeps no rows of which the feed could tell.
+/// Returns a warning if the store keeps no rows, so that the feed has no entries.
 pub fn feed_without_rows_warning(target: &FeedTarget, store: StoreKind) -> Option<String> {
     (*target != FeedTarget::Off && store == StoreKind::Discard).then(|| {
         "GM_FEED: the store discard keeps no mail, so the feed stays empty; set GM_FEED to \"\" or GM_STORE to another store"
@@ -104,9 +104,9 @@ fn parse_target(text: &str) -> Option<FeedTarget> {
         .then(|| FeedTarget::Stream(text.to_owned()))
 }
 
-/// Maximum length of the name of a stream: Redis allows more, but nobody reads a longer one.
+/// Maximum length of the name of a stream. Redis allows 512 MB; a longer name than this is a mistake.
 const MAX_NAME_OCTETS: usize = 128;
-/// Maximum of GM_FEED_LENGTH. A million entries take about 200 MB of the memory of Redis.
+/// Maximum of GM_FEED_LENGTH. A million entries take about 200 MB of the memory of Redis, so this number takes 200 GB.
 const MAX_FEED_LENGTH: usize = 1_000_000_000;
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn feed_is_off_on_http_or_a_stream_with_a_name_that_no_mail_id_has() {
+    fn feed_target_is_off_http_or_a_stream_whose_name_is_not_a_mail_id() {
         let parse = |feed: &str| {
             target(serde_json::json!({
                 "GM_STORE": "mysql", "MYSQL_DB": "m", "GM_STATUS_INTERFACE": "127.0.0.1:1", "GM_FEED": feed

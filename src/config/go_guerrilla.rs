@@ -131,7 +131,7 @@ const fn none(name: &'static str, hint: &'static str) -> KnownKey {
     }
 }
 
-/// A configuration with more keys is not one that somebody uses; the rest is not listed.
+/// Maximum number of keys that are listed. Go-Guerrilla has about fifty.
 const MAX_KEYS: usize = 100;
 /// The cipher suites, curves and versions cannot be chosen.
 const TLS_CHOICES: &str = "TLS 1.2 and 1.3 with the cipher suites and groups of rustls";

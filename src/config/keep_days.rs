@@ -7,6 +7,9 @@ use super::raw::RawConfig;
 
 impl RawConfig {
     /// Parses GM_KEEP_DAYS; `None` if rows are kept for ever.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`].
     pub fn parse_keep_days(&self) -> Result<Option<Duration>, ConfigError> {
         let keep = self.parse_config_value_with("GM_KEEP_DAYS", EXPECTED_DAYS, parse_days)?;
         Ok(Some(keep).filter(|keep| !keep.is_zero()))
@@ -24,7 +27,7 @@ pub fn parse_days(text: &str) -> Option<Duration> {
 /// The values that [`parse_days`] accepts.
 pub const EXPECTED_DAYS: &str = "a number of days such as \"30\" or \"0.5\", at most 36500";
 
-/// Maximum number of days: a hundred years ago is the oldest time that every database can compute with.
+/// Maximum number of days: a hundred years. The cut-off time is then before 1970, the earliest date of a row that is removed.
 const MAX_DAYS: f64 = 36_500.0;
 const SECONDS_OF_A_DAY: f64 = 86_400.0;
 

@@ -9,6 +9,10 @@ use super::ConfigError;
 use super::raw::{RawConfig, bad_value};
 
 impl RawConfig {
+    /// Parses GSMTPS_LISTEN_INTERFACE, which may be empty.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`], also if there is an address but no certificate.
     pub fn parse_tls_listen_addresses(&self) -> Result<Vec<SocketAddr>, ConfigError> {
         let key = "GSMTPS_LISTEN_INTERFACE";
         if self.configured_or_default_value(key).trim().is_empty() {
@@ -27,6 +31,10 @@ impl RawConfig {
         Ok(addresses)
     }
 
+    /// Returns GSMTP_PUB_KEY and GSMTP_PRV_KEY; `None` if both are empty.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`] if only one of them is empty.
     pub fn tls_files(&self) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
         let missing_file = |key, other| self.missing_partner(key, "a PEM file", other);
         let file = |key| PathBuf::from(self.configured_or_default_value(key).trim());
@@ -48,6 +56,10 @@ impl RawConfig {
         Ok(is_enabled.then_some(address))
     }
 
+    /// Parses GM_TRUSTED_PROXIES, which may be empty.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`].
     pub fn parse_trusted_proxies(&self) -> Result<Vec<IpNet>, ConfigError> {
         self.parse_address_blocks("GM_TRUSTED_PROXIES")
     }

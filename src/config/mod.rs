@@ -257,7 +257,7 @@ impl Config {
         self.configured_proxies.clone()
     }
 
-    /// Notes that the value of `key` is from `source`.
+    /// Records that the value of `key` is from `source`.
     pub(crate) fn set_value_source(&mut self, key: &'static str, source: String) {
         self.value_sources.retain(|(known, _)| *known != key);
         self.value_sources.push((key, source));

@@ -1,4 +1,4 @@
-//! Parses MYSQL_PASS_FILE and REDIS_PASS_FILE, and knows which other values contain a password.
+//! Parses MYSQL_PASS_FILE and REDIS_PASS_FILE, and finds passwords in other values.
 
 use std::path::PathBuf;
 

@@ -18,7 +18,7 @@ pub struct RawConfig {
 }
 
 impl RawConfig {
-    /// Returns whether `key` has a value other than its default.
+    /// Returns whether `key` is set in the file or by the environment, even if to its default.
     pub fn is_given(&self, key: &str) -> bool {
         self.pairs.iter().any(|(name, _)| name == key)
     }
@@ -191,6 +191,7 @@ impl<'de> Deserialize<'de> for RawConfig {
     }
 }
 
+/// Returns the error for a value of `key` that is not as `expected` describes.
 pub fn bad_value(key: &'static str, expected: &str, found: &str) -> ConfigError {
     ConfigError::BadValue {
         key,

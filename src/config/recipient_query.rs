@@ -107,7 +107,7 @@ fn skip_comment(chars: &mut Peekable<Chars>) {
     }
 }
 
-/// Maximum of GM_RECIPIENT_CACHE_SECONDS: one day. A recipient that was removed is accepted as long.
+/// Maximum of GM_RECIPIENT_CACHE_SECONDS: one day. Mail for a recipient that was removed is accepted for that long.
 const MAX_CACHE_SECONDS: usize = 86_400;
 
 #[cfg(test)]

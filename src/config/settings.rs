@@ -52,7 +52,7 @@ impl RawConfig {
             client_timeout: Duration::from_secs(self.parse_number(
                 "GSMTP_TIMEOUT",
                 "a number of seconds such as \"100\"",
-                1..=86_400,
+                1..=MAX_TIMEOUT_SECONDS,
             )? as u64),
             log_file: PathBuf::from(self.configured_or_default_value("GSMTP_LOG_FILE")),
             log_as_json: self.parse_choice("GM_LOG_FORMAT", &[("text", false), ("json", true)])?,
@@ -63,12 +63,12 @@ impl RawConfig {
             max_clients: self.parse_number(
                 "GM_MAX_CLIENTS",
                 "a number of connections such as \"500\"",
-                1..=100_000,
+                1..=MAX_CLIENTS,
             )?,
             max_clients_per_address: self.parse_number(
                 "GM_MAX_CLIENTS_PER_IP",
                 "a number of connections such as \"20\", or \"0\" for no limit",
-                0..=100_000,
+                0..=MAX_CLIENTS,
             )?,
             status_address: self.parse_config_value_with(
                 "GM_STATUS_INTERFACE",
@@ -82,12 +82,12 @@ impl RawConfig {
             max_recipients: self.parse_number(
                 "GM_MAX_RECIPIENTS",
                 "a number of recipients such as \"100\"",
-                1..=10_000,
+                1..=MAX_RECIPIENTS,
             )?,
             max_memory_octets: self.parse_number(
                 "GM_MAX_MEMORY",
                 "a number of octets such as \"268435456\"",
-                1..=usize::MAX / 4,
+                1..=MAX_MEMORY,
             )?,
             hold_time: self.parse_hold_time()?,
             store: self.store_kind()?,
@@ -104,7 +104,7 @@ impl RawConfig {
             save_workers: self.parse_number(
                 "GM_SAVE_WORKERS",
                 "a number of writers such as \"2\"",
-                1..=64,
+                1..=MAX_WRITERS,
             )?,
             mysql_hosts: self.parse_mysql_hosts()?,
             mysql_user: self.configured_or_default_value("MYSQL_USER").to_owned(),
@@ -120,36 +120,12 @@ impl RawConfig {
             redis_expire_seconds: self.parse_number(
                 "REDIS_EXPIRE_SECONDS",
                 "a number of seconds such as \"3600\"",
-                1..=1_000_000_000,
+                1..=MAX_EXPIRE_SECONDS,
             )?,
             warnings: Vec::new(),
             value_sources: Vec::new(),
         };
-        warnings.extend(unused_redis_ca_warning(
-            &config.redis_urls,
-            config.redis_ca.as_ref(),
-        ));
-        if config.proxy_protocol && config.trusted_proxies().is_empty() {
-            warnings.push(NO_TRUSTED_PROXY.to_owned());
-        }
-        if config.store == StoreKind::MySql
-            && config.mysql_database.is_empty()
-            && !config.mail_table.contains('.')
-        {
-            warnings.push(
-                "MYSQL_DB: empty, so the table cannot be found; name the database here, or in GM_MAIL_TABLE as \
-                 \"database.table\""
-                    .to_owned(),
-            );
-        }
-        warnings.extend(mysql_tls_warnings(&config));
-        warnings.extend(feed_without_rows_warning(&config.feed_target, config.store));
-        if config.max_content_octets > config.max_memory_octets {
-            warnings.push(format!(
-                "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",
-                config.max_memory_octets, config.max_content_octets
-            ));
-        }
+        warnings.extend(warnings_about_values(&config));
         config.warnings = warnings;
         debug_assert_eq!(config.find_broken_invariant(), None);
         Ok(config)
@@ -226,6 +202,34 @@ impl RawConfig {
     }
 }
 
+/// Returns warnings about values that are valid but do not fit each other.
+fn warnings_about_values(config: &Config) -> Vec<String> {
+    let redis_ca = unused_redis_ca_warning(&config.redis_urls, config.redis_ca.as_ref());
+    let mut warnings = Vec::from_iter(redis_ca);
+    if config.proxy_protocol && config.trusted_proxies().is_empty() {
+        warnings.push(NO_TRUSTED_PROXY.to_owned());
+    }
+    if config.store == StoreKind::MySql
+        && config.mysql_database.is_empty()
+        && !config.mail_table.contains('.')
+    {
+        warnings.push(
+            "MYSQL_DB: empty, so the table cannot be found; name the database here, or in GM_MAIL_TABLE as \
+             \"database.table\""
+                .to_owned(),
+        );
+    }
+    warnings.extend(mysql_tls_warnings(config));
+    warnings.extend(feed_without_rows_warning(&config.feed_target, config.store));
+    if config.max_content_octets > config.max_memory_octets {
+        warnings.push(format!(
+            "GM_MAX_MEMORY: {} octets are less than GSMTP_MAX_SIZE, {}: a message of that size gets 452; raise GM_MAX_MEMORY",
+            config.max_memory_octets, config.max_content_octets
+        ));
+    }
+    warnings
+}
+
 fn parse_domain_or_address_literal(text: &str) -> Option<String> {
     let is_host = domain::is_domain(text) || domain::is_address_literal(text);
     is_host.then(|| domain::without_trailing_dot(text).to_owned())
@@ -299,3 +303,16 @@ const NO_TRUSTED_PROXY: &str = "GSMTP_PROXY_PROTOCOL: is Y, but GM_TRUSTED_PROXI
 /// Upper limit of GSMTP_MAX_SIZE in octets; a larger value is a configuration error. Redis limits a value to 512 MiB; SQLite
 /// limits a row to about 1 GB.
 const MAX_CONTENT: usize = 512 << 20;
+/// Upper limit of GSMTP_TIMEOUT: a day.
+const MAX_TIMEOUT_SECONDS: usize = 86_400;
+/// Upper limit of GM_MAX_CLIENTS and GM_MAX_CLIENTS_PER_IP. Each client takes a thread and four memory mappings; a server with
+/// 30,000 already needs limits of the system to be raised.
+const MAX_CLIENTS: usize = 100_000;
+/// Upper limit of GM_MAX_RECIPIENTS. All rows of a mail are one transaction.
+const MAX_RECIPIENTS: usize = 10_000;
+/// Upper limit of GM_MAX_MEMORY. Sums of two limits then do not overflow.
+const MAX_MEMORY: usize = usize::MAX / 4;
+/// Upper limit of GM_SAVE_WORKERS. Each writer has a connection, and MySQL allows 151 unless it is configured otherwise.
+const MAX_WRITERS: usize = 64;
+/// Upper limit of REDIS_EXPIRE_SECONDS: 31 years.
+const MAX_EXPIRE_SECONDS: usize = 1_000_000_000;

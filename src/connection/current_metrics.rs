@@ -1,4 +1,4 @@
-//! The metrics of a server with the current values of the gauges that only the pool and the store know.
+//! The metrics of a server, after the gauges whose values are in the pool, the settings and the store were set.
 
 use super::ConnectionSettings;
 use crate::metrics::{Metrics, MetricsSnapshot};
@@ -16,7 +16,7 @@ pub fn metrics_text(pool: &AcceptPool, settings: &ConnectionSettings) -> String 
     pool.metrics().render()
 }
 
-/// Returns the metrics of the server after the gauges that only the pool and the store know were set.
+/// Returns the metrics of the server, with the current values of these gauges.
 pub fn up_to_date_metrics<'a>(pool: &'a AcceptPool, settings: &ConnectionSettings) -> &'a Metrics {
     update_gauges(pool, settings);
     pool.metrics()

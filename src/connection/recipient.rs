@@ -1,4 +1,4 @@
-//! Asking the recipient hook of an embedding program, and the reply to RCPT.
+//! Calls the recipient hook, of GM_RECIPIENT_QUERY or of an embedding program, and replies to RCPT.
 
 use std::mem;
 use std::time::{Duration, Instant};

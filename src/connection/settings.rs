@@ -79,7 +79,7 @@ impl StoreLimitsCell {
     }
 
     /// Returns `configured`, restricted to the limits of the store. Returns it unchanged while the limits are unknown.
-    pub fn restricted_to_store_limits(
+    fn restricted_to_store_limits(
         &self,
         configured: &Arc<SessionSettings>,
     ) -> Arc<SessionSettings> {

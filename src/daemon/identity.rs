@@ -21,12 +21,8 @@ use crate::server::listeners::all_smtp_listen_addresses;
 pub fn user_and_group_to_run_as(
     config: &Config,
 ) -> Result<Option<UserAndGroup>, ServerProcessError> {
-    if let Some((user, group)) = config
-        .run_as
-        .filter(|(user, group)| *user != 0 && *group != 0)
-    {
-        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-        return Ok(Some(UserAndGroup { user, group }));
+    if let Some(identity) = configured_user_and_group(config) {
+        return Ok(Some(identity));
     }
     let http = http_endpoints::http_endpoint_addresses(config).map(|(address, _)| address);
     reject_staying_root(None, all_smtp_listen_addresses(config).chain(http))?;
@@ -34,21 +30,25 @@ pub fn user_and_group_to_run_as(
 }
 
 /// Changes a command that was started as root to the configured user and group, so that it opens files with the rights of the
-/// server and creates none that the server cannot use. Does nothing if GUID or SGID is not set.
+/// server and creates none that the server cannot use. Does nothing if GUID or SGID is empty or 0.
 ///
 /// # Errors
 /// [`ServerProcessError`]: the process cannot change its user.
 pub fn become_configured_user(config: &Config) -> Result<(), ServerProcessError> {
-    let ids = config
-        .run_as
-        .filter(|(user, group)| *user != 0 && *group != 0);
-    match ids {
-        Some((user, group)) if geteuid().is_root() => {
-            let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
-            Ok(drop_privileges_to(UserAndGroup { user, group })?)
-        }
+    match configured_user_and_group(config) {
+        Some(identity) if geteuid().is_root() => Ok(drop_privileges_to(identity)?),
         _ => Ok(()),
     }
+}
+
+/// Returns GUID and SGID; `None` if they are empty, or if one of them is root's 0.
+fn configured_user_and_group(config: &Config) -> Option<UserAndGroup> {
+    let (user, group) = config.run_as?;
+    let identity = UserAndGroup {
+        user: Uid::from_raw(user),
+        group: Gid::from_raw(group),
+    };
+    (user != 0 && group != 0).then_some(identity)
 }
 
 /// Fails if the process is root, will not change its user (`identity` is `None`), and one of `addresses` is not loopback.

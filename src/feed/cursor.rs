@@ -22,7 +22,7 @@ pub struct FeedRead {
     pub missed: u64,
 }
 
-/// One of the readers of `/feed`, whose number is limited; the place is free again when this value is dropped.
+/// A reader of `/feed`. It counts as one of [`MAX_FEED_READERS`](super::MAX_FEED_READERS) until it is dropped.
 pub struct FeedReader {
     cursor: FeedCursor,
 }
@@ -100,7 +100,8 @@ impl FeedCursor {
 }
 
 impl FeedReader {
-    /// Returns a reader that begins after the last entry. The caller has counted it.
+    /// Returns a reader that begins after the last entry. The caller has added 1 to the number of readers, from which `drop`
+    /// takes it away.
     pub(super) fn at_end(feed: &Arc<Feed>) -> FeedReader {
         FeedReader {
             cursor: feed.cursor_at_end(),

@@ -1,4 +1,4 @@
-//! One entry of the feed: what it tells about a stored row, and its JSON.
+//! One entry of the feed: the facts about one stored row, and their JSON.
 
 use std::sync::Arc;
 

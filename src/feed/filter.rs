@@ -1,4 +1,4 @@
-//! Which entries a reader of `/feed` wants: `?to=ADDRESS`.
+//! The query of a request for `/feed`, which selects entries: `?to=ADDRESS`.
 
 use super::FeedEntry;
 use crate::smtp::ForwardPath;

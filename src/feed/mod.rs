@@ -1,9 +1,9 @@
-//! The feed (GM_FEED): one entry for each row, after its COMMIT, for programs that want to know of new mail at once.
+//! The feed (GM_FEED): one entry for each row, after its COMMIT, for programs that show new mail at once.
 //!
 //! The writers of the store put entries into one ring in memory. Each consumer (the thread that writes the Redis stream, each
 //! reader of /feed, the status page) has its own position in the ring, so that none waits for another, and a writer waits for
-//! none of them: it holds the lock of the ring only while it appends. When the ring is full, the oldest entries make room. A
-//! consumer that has not taken them yet is told how many it missed.
+//! none of them: it holds the lock of the ring only while it appends. A new entry in a full ring replaces the oldest one. A
+//! consumer that has not taken it yet gets the number of entries that it missed ([`FeedRead::missed`]).
 //!
 //! Delivery is at most once: an entry that is in the ring when the process ends, or that is overwritten, is not sent. The
 //! entries of one transaction follow each other in the order of its mails; those of several writers interleave.
@@ -130,9 +130,10 @@ impl Feed {
         self.metrics.feed_dropped.add((), entries);
     }
 
-    /// Wakes every consumer that waits, so that it looks at what else it waits for.
+    /// Wakes every consumer that waits, so that it calls the `is_ended` with which it waits.
     pub fn wake_consumers(&self) {
-        // The lock is taken, so that a consumer that has just looked is already waiting.
+        // A consumer holds the lock from its call of `is_ended` until it waits. So a consumer whose call came before the change
+        // that the caller has made is waiting when this lock is free, and gets the notification.
         drop(self.lock());
         self.changed.notify_all();
     }

@@ -24,7 +24,7 @@ pub trait PublishStream: Send {
 pub struct PublishOutcome {
     /// Entries that the stream has certainly not got; they are tried again.
     pub unsent: Vec<Arc<FeedEntry>>,
-    /// Number of entries of which nobody knows whether the stream has got them. They are not tried again.
+    /// Number of entries that the stream may or may not have got. They are not tried again.
     pub in_doubt: usize,
     /// Why not all entries were appended; `None` if they were.
     pub failure: Option<String>,

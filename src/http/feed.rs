@@ -1,8 +1,8 @@
 //! `/feed`: the entries of the feed as server-sent events
 //! ([HTML, §9.2](https://html.spec.whatwg.org/multipage/server-sent-events.html)).
 //!
-//! A reader that is too slow is disconnected instead of waited for: it has 5 seconds to take what was sent, and must not fall
-//! behind by more entries than the feed keeps. A reader that leaves is noticed within a second.
+//! A reader that is too slow is disconnected: it has 5 seconds to take what was sent, and must not fall behind by more entries
+//! than the feed keeps. The server notices within a second that a reader has closed its connection.
 
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -68,8 +68,8 @@ struct EventSender {
 }
 
 impl EventSender {
-    /// Sends events until the reader leaves or is too slow, the feed is turned off, GM_FEED_CLIENTS does not list the client any
-    /// more, or the server stops.
+    /// Sends events until the reader leaves or is too slow, the feed is turned off, GM_FEED_CLIENTS does not list the client
+    /// any more, or the server stops.
     fn run(&mut self, socket: &TcpStream) {
         let mut events = ": the feed begins\n\n".to_owned();
         let mut is_slow = false;

@@ -1,4 +1,4 @@
-//! A small HTTP/1.x server for metrics, health checks and nginx's auth_http.
+//! A small HTTP/1.x server for the status endpoints and nginx's auth_http.
 //!
 //! It answers one request per connection, GET and HEAD only. The constants at the end of this file limit what a client can
 //! use: size and time of the request head, time to read the response, number of connections. `httparse` parses the head

@@ -1,5 +1,5 @@
-//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks, /feed for programs that want to know of
-//! new mail, and the status page for people.
+//! The status endpoints: /metrics for Prometheus, /livez and /readyz for health checks, /feed for programs that show new mail,
+//! and the status page for browsers.
 
 use std::io;
 use std::sync::Arc;

@@ -24,7 +24,7 @@ struct IdleThreadsState {
     is_shut_down: bool,
 }
 
-/// A thread that waits for a listener to need it.
+/// A thread that waits until a listener uses it.
 #[derive(Default)]
 pub struct ParkedThread {
     wakeup: Mutex<ParkedThreadCommand>,

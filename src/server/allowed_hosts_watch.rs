@@ -7,21 +7,25 @@ use super::running::RunningServer;
 use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
 use crate::sync;
 
-/// What earlier looks at the files have found.
+/// The states of the files at earlier checks.
 #[derive(Default)]
 pub struct AllowedHostsWatch {
-    /// The states at the previous look.
+    /// The states at the previous check.
     previous: Vec<FileState>,
     /// The states of files that could not be used. They are not read again until they change.
     refused: Option<Vec<FileState>>,
 }
 
 impl AllowedHostsWatch {
-    /// Looks at the files. If they have changed, but not since the previous look, loads them again and applies the domains to
+    /// Checks the files. If they have changed, but not since the previous check, loads them again and applies the domains to
     /// new sessions. If a file is invalid, logs that once, and the old list stays in force.
     ///
-    /// A program that writes into a file is therefore not met in the middle of its work.
-    pub fn look(&mut self, running: &Mutex<Option<RunningServer>>, metrics: &Metrics) {
+    /// A file that changed since the previous check may still be incomplete, so it is not loaded yet.
+    pub fn load_changed_files(
+        &mut self,
+        running: &Mutex<Option<RunningServer>>,
+        metrics: &Metrics,
+    ) {
         // The mutex is not locked while files are read: see `SharedServerState`.
         let loaded = sync::lock(running)
             .as_ref()
@@ -61,7 +65,7 @@ impl AllowedHostsWatch {
         }
         let outcome = loaded.load_again();
         if loaded.states_now() != now {
-            // The files changed while they were read; a later look loads them.
+            // The files changed while they were read; a later check loads them.
             return None;
         }
         self.refused = outcome.is_err().then_some(now);
@@ -101,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn changed_file_is_loaded_when_two_looks_find_the_same_state() {
+    fn changed_file_is_loaded_when_two_checks_find_the_same_state() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("domains");
         write(&file, "a.test\n", 1_000);

@@ -1,4 +1,4 @@
-//! The feed of the running server, as the configuration wants it (GM_FEED).
+//! The feed of the running server: turned on or off, and connected to its stream, by GM_FEED.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,7 +50,8 @@ impl RunningFeed {
             return Ok(());
         };
         match (&self.publisher, stream) {
-            // Two threads would send the entries of a moment twice, or leave them out.
+            // The thread goes on with the new stream. A second thread would begin at the end of the feed while the first one
+            // still sends, so that some entries would go to both streams or to neither.
             (Some(publisher), Some(stream)) => publisher.replace_stream(stream),
             (None, Some(stream)) => {
                 let started = FeedPublisher::start(&self.feed, stream);

@@ -164,7 +164,7 @@ impl Server {
                     &mut refused_certificate,
                 );
             }
-            allowed_hosts_watch.look(&self.shared.running, &self.shared.metrics);
+            allowed_hosts_watch.load_changed_files(&self.shared.running, &self.shared.metrics);
         }
         let running = sync::lock(&self.shared.running).take();
         let Some(running) = running else {

@@ -168,8 +168,8 @@ fn read_password(key: &'static str, file: &Path) -> Result<Secret, PasswordFileE
         })
 }
 
-/// Cuts one line end off the end. The libraries of both databases take a password as UTF-8, and the protocol of MySQL ends one
-/// with NUL.
+/// Returns the password without one line end at its end. The client libraries of MySQL and Redis take a password as UTF-8, and
+/// the protocol of MySQL ends it with NUL.
 fn parse_password(octets: Vec<u8>) -> Result<String, &'static str> {
     let mut text = String::from_utf8(octets).map_err(|_| "its content is not UTF-8")?;
     if text.ends_with('\n') {
@@ -186,7 +186,7 @@ fn parse_password(octets: Vec<u8>) -> Result<String, &'static str> {
     }
 }
 
-/// Returns whether systemd made this file for the server: its folder, not its mode, keeps other users out.
+/// Returns whether systemd made this file for the server. Other users cannot enter its folder, so its mode does not matter.
 fn is_systemd_credential(file: &Path) -> bool {
     let below_run = file.strip_prefix("/run").ok();
     below_run.is_some_and(|path| {

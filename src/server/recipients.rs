@@ -1,4 +1,4 @@
-//! Where the server learns which recipients exist: from the embedding program, or from GM_RECIPIENT_QUERY.
+//! What decides which recipients exist: a function of the embedding program, or GM_RECIPIENT_QUERY.
 
 use std::sync::Arc;
 

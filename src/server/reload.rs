@@ -20,7 +20,7 @@ use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
 use crate::net::tls::{TlsCredentials, TlsFilesFingerprint};
 use crate::smtp::RecipientHook;
 
-/// What a reload needs to know of the running server.
+/// The parts of the running server that a reload is prepared from.
 pub struct ReloadBase {
     config: Config,
     stores: Arc<ConfiguredOrCustomStore>,
@@ -109,7 +109,7 @@ impl PreparedReload {
     }
 }
 
-/// Logs and counts a configuration that was applied; `is_certificate_renewed` tells whether it came with another certificate.
+/// Logs and counts a configuration that was applied; `is_certificate_renewed` is whether it has another certificate.
 pub fn log_applied_reload(metrics: &Metrics, is_certificate_renewed: bool) {
     if is_certificate_renewed {
         count_certificate_reload(metrics, ReloadOutcome::Applied);

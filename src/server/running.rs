@@ -104,7 +104,7 @@ impl RunningServer {
         (writers, self.feed)
     }
 
-    /// Turns the feed on if GM_FEED wants it, and starts the thread that writes its stream.
+    /// Turns the feed on unless GM_FEED is empty, and starts the thread that writes its stream.
     ///
     /// # Errors
     /// [`StartError`].

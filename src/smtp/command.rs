@@ -164,7 +164,7 @@ impl MailCommand {
     }
 }
 
-/// Parses the argument of RCPT. No offered extension defines a parameter for RCPT. `smtputf8` tells whether MAIL had the
+/// Parses the argument of RCPT. No offered extension defines a parameter for RCPT. `smtputf8` is whether MAIL had the
 /// parameter SMTPUTF8.
 ///
 /// # Errors

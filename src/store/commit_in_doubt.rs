@@ -10,7 +10,7 @@ use crate::sync::lock;
 /// The error of all mails of one transaction whose COMMIT was not answered, with the function that looks up the outcome.
 ///
 /// A store returns it from `save_batch`. The writer then takes the function and calls it on another thread, so that the writer
-/// can save the next batch. If nobody calls the function, the mails are not acknowledged.
+/// can save the next batch. If the function is never called, the mails are not acknowledged.
 pub struct CommitInDoubt {
     reason: String,
     look_up: Mutex<Option<CommitLookUp>>,

@@ -75,7 +75,8 @@ pub trait StoredMailReader {
         limit: u32,
     ) -> Result<Vec<ListedMail>, StoreReadError>;
 
-    /// Returns why some sizes in the last `list` are unknown, and the fix; `None` if all are known.
+    /// Returns why some sizes in the result of the last call of [`list_newest_mails`](StoredMailReader::list_newest_mails) are
+    /// unknown, and the fix; `None` if all are known.
     fn warning(&self) -> Option<StoreReadError> {
         None
     }

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use testkit::ended::run;
 use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::ports::free_port;
 use testkit::redis::{FakeBehavior, FakeRedis, Redis, RedisCluster};
 use testkit::server_programs::is_valkey;
 use testkit::{test, wait_for, write_config};
@@ -37,7 +38,10 @@ fn check_reports_each_redis_error_in_one_line_with_its_fix() {
         "--maxmemory-policy",
         "noeviction",
     ]);
-    let alone = Redis::start_with(&["--appendonly", "yes", "--cluster-enabled", "yes"]);
+    // The default port for other nodes is 10,000 higher, where clients get theirs.
+    let bus = free_port().to_string();
+    let cluster = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+    let alone = Redis::start_with(&[&["--appendonly", "yes"], &cluster[..]].concat());
     let ssh = FakeRedis::start(FakeBehavior::Greets(
         b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
         b"",

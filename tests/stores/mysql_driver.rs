@@ -9,10 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use testkit::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
+use testkit::redis::{FakeBehavior, FakeRedis};
 use testkit::status::figures;
 use testkit::{
-    AT_ONCE, Server, assert_took, binary, let_time_pass, short_mail, test, wait_for,
-    wait_for_within,
+    AT_ONCE, Server, assert_took, binary, let_time_pass, run_in, short_mail, test, wait_for,
+    wait_for_within, write_config,
 };
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
@@ -444,6 +445,38 @@ fn password_too_long_for_rsa_login_is_a_one_line_error() {
     assert!(panics_of_the_driver(&server) > 0.0);
     let log = server.wait_for_log("shorten MYSQL_PASS");
     assert!(!log.contains("xxxx") && !server.output().contains("xxxx"));
+}
+
+#[test]
+fn commands_say_that_a_database_did_not_answer_and_what_to_do() {
+    let database = FakeRedis::start(FakeBehavior::Hangs);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let host = database.address();
+    write_config(
+        folder.path(),
+        &[
+            ("GM_STORE", "mysql"),
+            ("MYSQL_HOST", &host),
+            ("MYSQL_DB", "mail"),
+            ("REDIS_INTERFACE", ""),
+        ],
+    );
+    const HASH: &str = "0123456789abcdef0123456789abcdef";
+    // Each waits for the time limit of a call to the database.
+    thread::scope(|scope| {
+        for command in [&["list"][..], &["show", HASH], &["prune", "--days=1"]] {
+            let folder = folder.path();
+            scope.spawn(move || {
+                let error = run_in(folder, command).expect_err("no database answers");
+                assert_eq!(
+                    error,
+                    "goguerrilla: MYSQL_HOST: the database did not answer in time; see whether the database answers and \
+                     no firewall drops its packets, or correct MYSQL_HOST\n",
+                    "{command:?}"
+                );
+            });
+        }
+    });
 }
 
 /// A public key, after the octet of a packet with more authentication data.

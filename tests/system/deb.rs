@@ -36,6 +36,35 @@ fn debian_package_serves_after_installation_and_upgrade_and_keeps_mail_when_purg
     assert_purge_keeps_only_mail(&site);
 }
 
+#[test]
+fn debian_package_takes_over_configuration_and_mail_of_make_install() {
+    for program in ["dh", "dpkg-buildpackage", "curl"] {
+        testkit::needs_program(program);
+    }
+    let folder = TempDir::new().expect("a temporary folder");
+    let package = build(folder.path());
+    let machine = DebianMachine::boot(folder.path());
+    let site = Site { machine };
+    site.run(&["dpkg-deb", "--extract", &package, "/tmp/package"]);
+    copy_project(folder.path());
+    site.make("install");
+    site.run(&["systemctl", "enable", "--now", "goguerrilla"]);
+    assert_eq!(site.program(), "/usr/local/sbin/goguerrilla\n");
+    site.send_mail("first");
+    let change = r#"s/"GSMTP_HOST_NAME": ""/"GSMTP_HOST_NAME": "mx.edited.test"/"#;
+    site.run(&["sed", "-i", change, CONFIG]);
+
+    site.make("uninstall");
+    // dpkg asks whether to keep the configuration, which is the default.
+    let keep = "Dpkg::Options::=--force-confold";
+    site.run(&["apt-get", "install", "--yes", "-o", keep, &package]);
+    assert_eq!(site.program(), "/usr/sbin/goguerrilla\n");
+    site.run(&["systemctl", "is-enabled", "goguerrilla"]);
+    site.send_mail("second");
+    assert_eq!(site.subjects(), ["second", "first"]);
+    assert!(site.newest_content().contains("by mx.edited.test with"));
+}
+
 fn assert_is_installed_like_documented(site: &Site) {
     assert_eq!(site.owner(CONFIG), "root:goguerrilla 640\n");
     assert_eq!(site.owner(STATE), "goguerrilla:goguerrilla 750\n");
@@ -140,6 +169,21 @@ impl Site {
         self.run(&["systemctl", "is-active", "goguerrilla"]);
     }
 
+    /// Runs what `make install` or another target runs, without make, in the folder of the project.
+    fn make(&self, target: &str) {
+        let mut make = testkit::command("make");
+        make.args(["--dry-run", "--silent", target])
+            .arg("BINARY=/tmp/package/usr/sbin/goguerrilla")
+            .current_dir(testkit::root_folder());
+        let script = checked_output(&["make"], make.output().expect("make is installed"));
+        self.run(&["sh", "-c", &format!("cd /packages/project && {script}")]);
+    }
+
+    /// Returns the path of the program that the service runs.
+    fn program(&self) -> String {
+        self.run(&["readlink", &format!("/proc/{}/exe", self.main_process())])
+    }
+
     fn run(&self, words: &[&str]) -> String {
         self.machine.run(words)
     }
@@ -196,6 +240,22 @@ impl Site {
         ];
         serde_json::from_str(&self.run(&list)).expect("JSON")
     }
+}
+
+/// Copies the files that `make install` installs to `project` in a folder.
+fn copy_project(folder: &Path) {
+    let project = folder.join("project");
+    fs::create_dir_all(project.join("examples")).expect("a folder");
+    let documents = "README.md CHANGELOG.md SECURITY.md LICENSE goguerrilla.conf.sample";
+    let copied = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "cp -R dist docs {documents} \"$0\" && cp -R examples/php examples/python \"$0/examples\""
+        ))
+        .arg(&project)
+        .current_dir(testkit::root_folder())
+        .output();
+    checked_output(&["cp"], copied.expect("a shell"));
 }
 
 /// Builds the package, and the one with its symbols, and returns its path in the container.

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,12 +18,16 @@ pub struct DebianMachine {
     systemd: Pid,
     console: PathBuf,
     _folder: TempDir,
+    /// One machine runs at a time, because the name of a machine and its folder are locked.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl DebianMachine {
     /// Boots a container in which `packages` is the folder /packages. Needs root and the right to create containers.
     pub fn boot(packages: &Path) -> DebianMachine {
+        static MACHINE: Mutex<()> = Mutex::new(());
         let root = debian_root();
+        let alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = TempDir::new().expect("a temporary folder");
         let nspawn = || {
             let mut command = Command::new("setpriv");
@@ -54,6 +59,7 @@ impl DebianMachine {
             systemd,
             console,
             _folder: folder,
+            _alone: alone,
         };
         wait_for_within("the container to boot", testkit::TEST_TIMEOUT * 2, || {
             let state = machine.output(&["systemctl", "is-system-running"]);

@@ -1,4 +1,5 @@
-//! `make image`: the image contains nothing but the program, and a container receives mail, is ready and finishes mail at SIGTERM.
+//! `make image`: the image contains nothing but the program, and a container receives mail, is ready and finishes mail at
+//! SIGTERM.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

@@ -73,6 +73,34 @@ fn make_install_with_destdir_installs_the_documented_files_only() {
 }
 
 #[test]
+fn links_between_installed_pages_lead_to_installed_files() {
+    let package = TempDir::new().expect("a temporary folder");
+    make(package.path(), &["install"]);
+    let documentation = package.path().join(&DOCUMENTATION[1..]);
+    let mut dead = Vec::new();
+    for page in files_below(&documentation) {
+        if !page.ends_with(".md") {
+            continue;
+        }
+        let page = documentation.join(&page[1..]);
+        let text = fs::read_to_string(&page).expect("a page");
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split([')', '#']).next())
+            .filter(|link| !link.is_empty() && !link.contains("://"));
+        for link in links {
+            // The tests are part of the sources only.
+            let is_in_sources = link.ends_with("tests/README.md");
+            if !is_in_sources && !page.with_file_name(link).exists() {
+                dead.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
+}
+
+#[test]
 fn make_install_uses_the_given_paths_and_ids() {
     let package = TempDir::new().expect("a temporary folder");
     make(
@@ -684,16 +712,21 @@ fn mode(file: &Path) -> u32 {
 fn documentation_files() -> Vec<String> {
     let root = testkit::root_folder();
     let pages = files_below(&root.join("docs")).into_iter();
-    let pages = pages.filter(|file| file.ends_with(".md"));
     let mut files: Vec<String> = pages.map(|file| format!("docs{file}")).collect();
-    for name in ["CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md"] {
+    for name in [
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "README.md",
+        "SECURITY.md",
+        "goguerrilla.conf.sample",
+    ] {
         files.push(name.to_owned());
     }
-    files.push("goguerrilla.conf.sample".to_owned());
-    for language in ["php", "python"] {
-        let examples = files_below(&root.join("examples").join(language)).into_iter();
-        files.extend(examples.map(|file| format!("examples/{language}{file}")));
-    }
+    let examples = files_below(&root.join("examples")).into_iter();
+    // The generator of the man pages is a tool of the developers.
+    let examples = examples.filter(|file| !file.starts_with("/man"));
+    files.extend(examples.map(|file| format!("examples{file}")));
     let not_copied = [
         "Containerfile",
         "build-deb",
@@ -701,7 +734,6 @@ fn documentation_files() -> Vec<String> {
         "goguerrilla.8",
         "goguerrilla.conf.5",
         "goguerrilla.service.in",
-        "goguerrilla.socket",
         "install",
         "run",
         "uninstall",

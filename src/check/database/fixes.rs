@@ -11,6 +11,7 @@ use mysql::{DriverError, Error};
 use super::fix_table::{FIXES, PASSWORD_FIX, PLUGIN_FIX};
 use crate::store::TableName;
 use crate::store::mysql::connect_failure::MySqlConnectFailure;
+use crate::store::mysql::error_text;
 
 /// Returns the text of a finding: the configuration key, what failed, the server's message and the fix, if one is known.
 /// `key` is the configuration key to name if the error itself does not determine one.
@@ -41,22 +42,9 @@ pub fn mysql_error_finding_text(key: &str, what: &str, error: &Error, table: &Ta
 pub fn error_words(error: &Error) -> String {
     match error {
         Error::MySqlError(error) => error.to_string(),
-        Error::IoError(error) if is_timeout(error.kind()) => NO_ANSWER.to_owned(),
-        Error::IoError(error) => error.to_string(),
-        Error::CodecError(error) => {
-            // A codec error wraps an error of the operating system in a type that the driver does not export, so only its text
-            // shows which error it is.
-            let text = error.to_string();
-            let inner = text.strip_prefix("IO error: `");
-            let inner = inner.and_then(|inner| inner.strip_suffix('\''));
-            match inner.unwrap_or(&text) {
-                inner if inner.contains("(os error 11)") => NO_ANSWER.to_owned(),
-                inner => inner.to_owned(),
-            }
-        }
+        error if error_text::is_timeout(error) => NO_ANSWER.to_owned(),
         Error::DriverError(DriverError::CouldNotConnect(Some((_, text, _)))) => text.clone(),
-        Error::DriverError(error) => error.to_string(),
-        error => error.to_string(),
+        error => error_text::error_words(error),
     }
 }
 
@@ -93,11 +81,7 @@ fn key_and_fix_for_driver_error(error: &Error) -> Option<(&'static str, &'static
     }
 }
 
-fn is_timeout(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
-}
-
-/// Replaces the text of EAGAIN, "Resource temporarily unavailable", which here means a timeout.
+/// The text of a timeout, after a text that names the host.
 const NO_ANSWER: &str = "it did not answer in time";
 
 fn fix_for_database_io_error(kind: io::ErrorKind) -> &'static str {
@@ -108,9 +92,7 @@ fn fix_for_database_io_error(kind: io::ErrorKind) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "give the user that goguerrilla runs as the right to use that socket, or name host:port in MYSQL_HOST"
         }
-        kind if is_timeout(kind) => {
-            "see whether the database answers and no firewall drops its packets, or correct MYSQL_HOST"
-        }
+        kind if error_text::is_timeout_kind(kind) => error_text::SILENT_HOST_FIX,
         _ => "start the database there, or correct MYSQL_HOST",
     }
 }

@@ -63,7 +63,7 @@ fn query_error_finding(error: &Error) -> Diagnostic {
     ))
 }
 
-/// Returns a warning if this row of EXPLAIN tells that a whole table or index is read for each recipient.
+/// Returns a warning if this row of EXPLAIN shows that a whole table or index is read for each recipient.
 fn full_scan_finding(plan: &Row) -> Option<Diagnostic> {
     let table = explain_column(plan, "table")?;
     let access = explain_column(plan, "type")?;

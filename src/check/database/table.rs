@@ -51,6 +51,14 @@ pub fn check_table(
             table_info.engine
         )));
     }
+    findings.extend(durability_warnings(table_info));
+    findings.extend(max_size_warning(table_info, table, max_content_octets));
+    findings
+}
+
+/// Returns a warning for each setting of the database with which a power failure loses acknowledged mail.
+fn durability_warnings(table_info: &TableInfo) -> Vec<Diagnostic> {
+    let mut findings = Vec::new();
     if !table_info.commits_are_synced {
         findings.push(Diagnostic::warning(
             "MYSQL_HOST: innodb_flush_log_at_trx_commit is not 1, so mail acknowledged in the last second is lost when \
@@ -66,31 +74,40 @@ pub fn check_table(
              it in the server's configuration file"
         )));
     }
-    let fits = table_info.max_storable_content_octets();
-    if fits < max_content_octets {
-        let (what, fix) = if table_info.max_body_octets < table_info.max_packet_octets {
-            let what = format!(
-                "column `mail` of {table} ({} octets)",
-                table_info.max_body_octets
-            );
-            (
-                what,
-                format!("ALTER TABLE {table} MODIFY `mail` longblob NOT NULL"),
-            )
-        } else {
-            let enough = (max_content_octets * 2).next_power_of_two().max(16 << 20);
-            let what = format!(
-                "max_allowed_packet of the database ({})",
-                table_info.max_packet_octets
-            );
-            (what, format!("SET GLOBAL max_allowed_packet = {enough}"))
-        };
-        findings.push(Diagnostic::warning(format!(
-            "GSMTP_MAX_SIZE: {what} cannot hold {max_content_octets} octets, so SIZE {fits} is advertised and enforced; \
-             run: {fix}"
-        )));
-    }
     findings
+}
+
+/// Returns a warning if the database cannot hold a message of GSMTP_MAX_SIZE.
+fn max_size_warning(
+    table_info: &TableInfo,
+    table: &TableName,
+    max_content_octets: usize,
+) -> Option<Diagnostic> {
+    let fits = table_info.max_storable_content_octets();
+    if fits >= max_content_octets {
+        return None;
+    }
+    let (what, fix) = if table_info.max_body_octets < table_info.max_packet_octets {
+        let what = format!(
+            "column `mail` of {table} ({} octets)",
+            table_info.max_body_octets
+        );
+        (
+            what,
+            format!("ALTER TABLE {table} MODIFY `mail` longblob NOT NULL"),
+        )
+    } else {
+        let enough = (max_content_octets * 2).next_power_of_two().max(16 << 20);
+        let what = format!(
+            "max_allowed_packet of the database ({})",
+            table_info.max_packet_octets
+        );
+        (what, format!("SET GLOBAL max_allowed_packet = {enough}"))
+    };
+    Some(Diagnostic::warning(format!(
+        "GSMTP_MAX_SIZE: {what} cannot hold {max_content_octets} octets, so SIZE {fits} is advertised and enforced; \
+         run: {fix}"
+    )))
 }
 
 /// Returns whether a ROLLBACK undoes an INSERT into a table of this engine; false for a view, whose engine is empty.

@@ -8,19 +8,20 @@ use super::problem::Problem;
 use super::sample::Sample;
 use crate::store::{HostState, HostStatus};
 
-/// What the looks at the server have found so far. A page that is opened after a problem began shows since when.
+/// What [`StatusMonitor`](super::monitor::StatusMonitor) has recorded so far, so that a page that is opened after a problem
+/// began shows since when.
 #[derive(Default)]
 pub struct History {
     samples: VecDeque<Sample>,
-    current: Vec<Episode>,
+    current: Vec<ProblemPeriod>,
     /// The problems that have ended, the newest first.
-    past: VecDeque<Episode>,
+    past: VecDeque<ProblemPeriod>,
     /// The state of each host, and since when.
     hosts: HashMap<String, (HostState, f64)>,
 }
 
-/// A problem from its first to its last look. Times are in seconds since 1970.
-struct Episode {
+/// A problem from the first to the last time that it was found. Times are in seconds since 1970.
+struct ProblemPeriod {
     problem: Problem,
     since: f64,
     until: f64,
@@ -54,7 +55,7 @@ impl History {
             let same = before.iter().find(|old| old.problem.key == problem.key);
             same.map_or(now, |old| old.since)
         };
-        let current = problems.into_iter().map(|problem| Episode {
+        let current = problems.into_iter().map(|problem| ProblemPeriod {
             since: since(&problem),
             until: now,
             problem,
@@ -119,7 +120,7 @@ impl History {
     }
 }
 
-impl Episode {
+impl ProblemPeriod {
     fn as_json(&self, until: Option<f64>) -> Value {
         json!({
             "severity": self.problem.severity.as_str(),

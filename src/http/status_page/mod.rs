@@ -30,7 +30,7 @@ pub struct StatusPage {
 }
 
 impl StatusPage {
-    /// Starts to look at the server once a second, until the returned value is dropped.
+    /// Starts to record the state of the server once a second, until the returned value is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -62,7 +62,7 @@ impl StatusPage {
 
     fn status_as_json(&self, request: &HttpRequest) -> Value {
         let newest = self.newest_mails_as_json(request);
-        self.monitor.look_and_describe_as_json(newest)
+        self.monitor.record_and_return_state_as_json(newest)
     }
 
     /// Returns the metadata of the newest mails as a JSON array, or why it is not shown as a text.

@@ -1,4 +1,4 @@
-//! Looks at the server once a second, whether or not a browser shows the page.
+//! Records the state of the server once a second, whether or not a browser shows the page.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use crate::net::accept_pool::AcceptPool;
 use crate::panics;
 use crate::sync;
 
-/// Knows the state of the server, and what it was in the last five minutes.
+/// The state of the server, now and in the last five minutes.
 pub struct StatusMonitor {
     pool: Arc<AcceptPool>,
     settings: Arc<SharedSettings>,
@@ -27,7 +27,7 @@ pub struct StatusMonitor {
 }
 
 impl StatusMonitor {
-    /// Starts the thread that looks at the server until the returned sender is dropped.
+    /// Starts the thread that records the state until the returned sender is dropped.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -42,13 +42,14 @@ impl StatusMonitor {
             history: Mutex::default(),
         });
         let (running, ended) = bounded(0);
-        let looking = Arc::clone(&monitor);
-        let look = move || {
-            while ended.recv_timeout(LOOK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                let metrics = looking.pool.metrics();
-                let look = || looking.look_and_keep_sample();
+        let recording = Arc::clone(&monitor);
+        let run = move || {
+            while ended.recv_timeout(RECORD_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let metrics = recording.pool.metrics();
+                let record = || recording.record_state_and_sample();
                 // A panic costs one point of the charts.
-                if let Err(reason) = panics::catch_and_count_panic(metrics, Component::Http, look) {
+                if let Err(reason) = panics::catch_and_count_panic(metrics, Component::Http, record)
+                {
                     log::error!(reason = reason.as_str(); "http_panicked");
                 }
             }
@@ -56,14 +57,14 @@ impl StatusMonitor {
         thread::Builder::new()
             .name("status".to_owned())
             .stack_size(STACK_OCTETS)
-            .spawn(look)?;
+            .spawn(run)?;
         Ok((monitor, running))
     }
 
-    /// Looks at the server and returns its state, and `newest_mails`, as a JSON object.
-    pub fn look_and_describe_as_json(&self, newest_mails: Value) -> Value {
+    /// Returns the current state, and `newest_mails`, as a JSON object. Records the problems and the hosts of this moment.
+    pub fn record_and_return_state_as_json(&self, newest_mails: Value) -> Value {
         let mut history = sync::lock(&self.history);
-        let sample = self.look(&mut history);
+        let sample = self.record_state(&mut history);
         let settings = self.settings.current();
         let ids_used = sample.mail_id_used_billionths;
         json!({
@@ -87,14 +88,14 @@ impl StatusMonitor {
         json!({ "samples": sync::lock(&self.history).samples_as_json() })
     }
 
-    fn look_and_keep_sample(&self) {
+    fn record_state_and_sample(&self) {
         let mut history = sync::lock(&self.history);
-        let sample = self.look(&mut history);
+        let sample = self.record_state(&mut history);
         history.push_sample(sample);
     }
 
-    /// Reads the current state and records in `history` what has changed since the last look.
-    fn look(&self, history: &mut History) -> Sample {
+    /// Reads the current state, and records the problems and the hosts in `history`.
+    fn record_state(&self, history: &mut History) -> Sample {
         let settings = self.settings.current();
         let sample = Sample::take(&self.pool, &settings);
         let now = sample.unix_seconds;
@@ -112,7 +113,7 @@ impl StatusMonitor {
     }
 }
 
-/// The interval between two looks, which is that of the points in the charts.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval at which the state is recorded, which is that of the points in the charts.
+const RECORD_INTERVAL: Duration = Duration::from_secs(1);
 /// Stack size in octets of the thread; only pages in use take memory.
 const STACK_OCTETS: usize = 256 * 1_024;

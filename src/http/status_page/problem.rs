@@ -1,4 +1,4 @@
-//! What is wrong with the server now, in the words of the status page.
+//! The problems that the server has now, as the status page names them.
 
 use jiff::Timestamp;
 
@@ -8,9 +8,9 @@ use crate::store::{HostState, HostStatus};
 /// Something that needs the administrator's attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    /// Identifies the problem from one look at the server to the next, while its text may change.
+    /// Identifies the problem as long as it lasts; its text may change meanwhile.
     pub key: String,
-    /// Whether mail is lost to clients now, or could be later.
+    /// Whether mail is accepted in spite of the problem.
     pub severity: Severity,
     /// What is wrong, in one line.
     pub text: String,

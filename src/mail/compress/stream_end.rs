@@ -1,8 +1,8 @@
 //! Finds where the blocks of a deflate stream end, in bits, so that another block can follow.
 //!
-//! libdeflate compresses whole streams only: its last block is marked as final, and its output does not tell at which bit
-//! that block begins and ends. This module reads the codes without making their octets, which takes about a tenth of the
-//! time of compression. No library for Rust that is in use here reports bit positions.
+//! libdeflate compresses whole streams only: its last block is marked as final, and its output does not contain the bit
+//! positions at which that block begins and ends. This module reads the codes without making their octets, which takes about a
+//! tenth of the time of compression. No library for Rust that is in use here reports bit positions.
 
 use super::huffman::{self, MAX_CODE_BITS, MAX_SYMBOLS};
 use super::literal_blocks::{CODE_LENGTH_ORDER, CODE_LENGTH_SYMBOLS, END_OF_BLOCK};

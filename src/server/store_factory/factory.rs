@@ -18,10 +18,11 @@ use crate::store::follow::FollowedRows;
 use crate::store::retention::{OldRows, RetentionError};
 use crate::store::{Diagnostic, StoreReadError, StoredMailReader, TableName};
 
-/// A store that GM_STORE can select: what the server and the commands `check`, `list`, `show` and `schema` need from it.
+/// A store that GM_STORE can select: what the server and the commands `check`, `list`, `show`, `prune` and `schema` need from
+/// it.
 pub trait StoreFactory: Send + Sync {
-    /// Opens the store and starts its writers, which set `limits` once they know the limits of the table, and tell `feed` about
-    /// each row. `metrics` are those of the server.
+    /// Opens the store and starts its writers, which set `limits` once they know the limits of the table, and publish an entry
+    /// in `feed` for each row. `metrics` are those of the server.
     ///
     /// # Errors
     /// [`StartError`] if the store can never work.

@@ -42,7 +42,8 @@ pub struct RunningStore {
 }
 
 impl ConfiguredOrCustomStore {
-    /// Opens the store and starts its writers, which tell `feed` about each row. `metrics` are those of the server.
+    /// Opens the store and starts its writers, which publish an entry in `feed` for each row. `metrics` are those of the
+    /// server.
     ///
     /// # Errors
     /// [`StartError`] if the store can never work. A MySQL database that is only unreachable is not an error.

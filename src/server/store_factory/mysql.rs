@@ -25,7 +25,7 @@ use crate::store::redis::cluster::{ClusterBodyWriter, RedisCluster};
 use crate::store::redis::{
     RedisBodyWriter, RedisCircuitBreaker, RedisPool, RedisSettings, RedisStream,
 };
-use crate::store::retention::{LockWait, MySqlOldRows, OldRows, RetentionError};
+use crate::store::retention::{MySqlOldRows, OldRows, RetentionError, RoundCaller};
 use crate::store::{
     BATCHES_IN_DOUBT_PER_WRITER, Diagnostic, StoreHealth, StoreOpener, StoreReadError,
     StoredMailReader, TableName,
@@ -71,7 +71,7 @@ impl StoreFactory for MySqlStoreFactory {
             // The connector is another one, because its connections must not count as those of the writers.
             move |keep| -> Result<Box<dyn OldRows>, _> {
                 let connector = connector_for_cli_commands(&config);
-                let old_rows = MySqlOldRows::open(&hosts, &connector, keep, LockWait::Server)?;
+                let old_rows = MySqlOldRows::open(&hosts, &connector, keep, RoundCaller::Server)?;
                 Ok(Box::new(old_rows))
             }
         };
@@ -170,7 +170,7 @@ impl StoreFactory for MySqlStoreFactory {
         keep: Duration,
     ) -> Result<Box<dyn OldRows>, RetentionError> {
         let connector = connector_for_cli_commands(config);
-        let old_rows = MySqlOldRows::open(&connector, &connector, keep, LockWait::Command)?;
+        let old_rows = MySqlOldRows::open(&connector, &connector, keep, RoundCaller::Command)?;
         Ok(Box::new(old_rows))
     }
 
@@ -290,8 +290,8 @@ fn mysql_tls(config: &Config) -> MySqlTls {
     }
 }
 
-/// Returns a connector for `list`, `show` and `check`. These commands have no SMTP sessions to limit to the column widths,
-/// and nothing reads their metrics.
+/// Returns a connector for `list`, `show`, `prune` and `check`, and for the thread that removes old rows. Its connections limit
+/// no SMTP sessions to the column widths, and nothing reads their metrics.
 fn connector_for_cli_commands(config: &Config) -> Connector {
     Connector::new(
         mysql_settings(config),

@@ -84,7 +84,7 @@ impl StoreFactory for SqliteStoreFactory {
     }
 
     fn find_store_problems(&self, config: &Config) -> Vec<Diagnostic> {
-        check::sqlite(&config.sqlite_file, &table_name(config))
+        check::check_sqlite_file(&config.sqlite_file, &table_name(config))
     }
 
     fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {

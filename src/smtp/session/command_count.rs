@@ -48,7 +48,7 @@ impl Session {
 }
 
 impl CommandCount {
-    /// Counts one command. `is_in_transaction` tells whether a transaction was open before the command, or the command opened
+    /// Counts one command. `is_in_transaction` is whether a transaction was open before the command, or the command opened
     /// one. Each RCPT beyond `max_recipients` counts like a command outside of a transaction.
     fn add(&mut self, verb: Option<Verb>, is_in_transaction: bool, max_recipients: usize) {
         let is_for_mail = is_in_transaction
@@ -79,6 +79,7 @@ impl CommandCount {
         *self = CommandCount::default();
     }
 
+    /// Returns whether the client has sent more than [`MAX_COMMANDS`] commands without a saved mail.
     pub(super) fn is_command_limit_exceeded(&self) -> bool {
         self.counted > MAX_COMMANDS
     }

@@ -33,6 +33,7 @@ impl Session {
         self.discarding_chunks || self.discard_reason().is_some()
     }
 
+    /// Begins to receive content if the transaction has a recipient.
     pub(super) fn handle_data(&mut self, argument: &[u8]) -> Result<Reply, CommandError> {
         command::check_no_argument(argument)?;
         match mem::replace(&mut self.state, SessionState::Closed) {
@@ -54,6 +55,7 @@ impl Session {
         }
     }
 
+    /// Reads content after 354. Returns [`Step::NeedInput`] until the end of the message.
     pub(super) fn read_data(&mut self, input: &mut InputBuffer) -> Step {
         let SessionState::Data(_, reader) = &mut self.state else {
             return Step::NeedInput;
@@ -76,6 +78,7 @@ impl Session {
         self.step_after_end_of_message(envelope, reader.into_content_sink())
     }
 
+    /// Returns the step that saves a complete message, or rejects it if its content was discarded.
     pub(super) fn step_after_end_of_message(
         &mut self,
         envelope: Envelope,
@@ -89,6 +92,7 @@ impl Session {
         }
     }
 
+    /// Sets the counts of received octets to 0 for the next message.
     pub(super) fn restart_content_progress(&mut self) {
         self.progress = ReceivedContentProgress {
             number: self.progress.number + 1,
@@ -96,6 +100,7 @@ impl Session {
         };
     }
 
+    /// Counts received octets of content.
     pub(super) fn add_to_content_progress(&mut self, octets: usize, is_discarded: bool) {
         self.progress.octets += octets as u64;
         if is_discarded {

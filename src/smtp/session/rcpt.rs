@@ -7,6 +7,7 @@ use crate::smtp::recipient_hook::RecipientCheck;
 use crate::smtp::reply::{self, Reply};
 
 impl Session {
+    /// Checks a recipient. Returns the reply, or [`Step::CheckRecipient`] if the recipient hook decides.
     pub(super) fn rcpt(&mut self, argument: &[u8]) -> Result<Step, CommandError> {
         self.stats.rcpt_total += 1;
         let envelope = match &self.state {

@@ -132,8 +132,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Returns the id after which ids are read: usually those of the last [`NEAR_TIME`], and now and then the whole window,
-    /// because each row that is read again may cost the database a page.
+    /// Returns the id after which ids are read: usually those of the last [`NEAR_TIME`], and every [`WINDOW_READ_INTERVAL`] the
+    /// whole window. Not always the whole window, because for each row that is read again the database may read a page.
     fn id_to_read_after(&mut self, now: Instant) -> u64 {
         if now.duration_since(self.window_read_at) >= WINDOW_READ_INTERVAL {
             self.window_read_at = now;

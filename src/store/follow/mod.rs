@@ -46,7 +46,8 @@ pub trait FollowedRows {
     /// Returns whether a row may become visible after a row with a larger id.
     fn may_appear_out_of_order(&self) -> bool;
 
-    /// Returns why some sizes of the last `mails` are unknown; `None` if all are known.
+    /// Returns why some sizes in the result of the last call of [`mails`](FollowedRows::mails) are unknown; `None` if all are
+    /// known.
     fn warning(&self) -> Option<StoreReadError> {
         None
     }

@@ -1,7 +1,7 @@
-//! The server that knows the outcome of an unanswered COMMIT.
+//! The server that is asked for the outcome of an unanswered COMMIT.
 //!
 //! ```text
-//! server of the COMMIT      who knows the outcome
+//! server of the COMMIT      server that is asked
 //! alone                     the same address; no other server, not even another address of the same name
 //! node of Galera            the same address; if it refuses connections: a node that remained in the primary component when
 //!                           the server dropped out of it
@@ -19,11 +19,11 @@ use super::connector::Connector;
 use super::galera;
 use super::group_replication::{self, GroupMember};
 
-/// Connects to a server that knows whether the COMMIT sent to `sent_to` succeeded. Reads of the connection include everything
-/// that the cluster of the server has committed.
+/// Connects to a server whose rows show whether the COMMIT sent to `sent_to` succeeded. Reads of the connection include
+/// everything that the cluster of the server has committed.
 ///
 /// # Errors
-/// No server that knows the outcome can be reached now. The error is that of the server of the COMMIT, or the reason of a
+/// No such server can be reached now. The error is that of the server of the COMMIT, or the reason of a
 /// member of its group.
 pub fn connect_to_commit_lookup_server(
     connector: &Connector,

@@ -1,19 +1,47 @@
 //! Texts of database errors for an administrator, each with the configuration key to check.
 
+use std::io;
+
 use mysql::{DriverError, Error};
 
 use super::connect_failure::MySqlConnectFailure;
 use crate::store::TableName;
 
-/// Returns the message of the server or the driver, without the type name that the driver puts around it.
+/// Returns the message of the server, the driver or the operating system, without the type names that the driver puts around
+/// it.
 pub fn error_words(error: &Error) -> String {
     match error {
         Error::MySqlError(error) => format!("{} (error {})", error.message, error.code),
+        error if is_timeout(error) => "the database did not answer in time".to_owned(),
         Error::IoError(error) => error.to_string(),
-        Error::CodecError(error) => error.to_string(),
+        Error::CodecError(error) => text_in_codec_error(&error.to_string()).to_owned(),
         Error::DriverError(error) => error.to_string(),
         error => error.to_string(),
     }
+}
+
+/// Returns whether the error means that a time limit of the socket has passed. Its own text is that of EAGAIN, "Resource
+/// temporarily unavailable".
+pub fn is_timeout(error: &Error) -> bool {
+    match error {
+        Error::IoError(error) => is_timeout_kind(error.kind()),
+        // The error of the operating system is wrapped in a type that the driver does not export, so only the text shows it.
+        Error::CodecError(error) => error.to_string().contains("(os error 11)"),
+        _ => false,
+    }
+}
+
+/// Returns whether an error of this kind means that a time limit of the socket has passed.
+pub fn is_timeout_kind(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}
+
+/// Returns the error of the operating system in the text of a codec error.
+fn text_in_codec_error(text: &str) -> &str {
+    let inner = text.strip_prefix("IO error: `");
+    inner
+        .and_then(|inner| inner.strip_suffix('\''))
+        .unwrap_or(text)
 }
 
 /// Returns the text of an error of `list` or `show`: the configuration key to check, the message and the fix.
@@ -25,6 +53,7 @@ pub fn mysql_read_error_text_and_fix(error: &Error, table: &TableName) -> String
         Error::MySqlError(error) => config_key_and_fix_for_code(error.code, table),
         // MySQL asks for any of its plugins if the account does not exist.
         Error::DriverError(DriverError::UnknownAuthPlugin(_)) => USER,
+        error if is_timeout(error) => SILENT_HOST,
         _ => HOST,
     };
     format!("{key}: {}; {fix}", error_words(error))
@@ -44,6 +73,10 @@ fn config_key_and_fix_for_code(code: u16, table: &TableName) -> (&'static str, &
 }
 
 const HOST: (&str, &str) = ("MYSQL_HOST", "start the database, or correct MYSQL_HOST");
+const SILENT_HOST: (&str, &str) = ("MYSQL_HOST", SILENT_HOST_FIX);
+/// The fix for a database that does not answer.
+pub const SILENT_HOST_FIX: &str =
+    "see whether the database answers and no firewall drops its packets, or correct MYSQL_HOST";
 const USER: (&str, &str) = (
     "MYSQL_USER, MYSQL_PASS",
     "correct them, or the account in the database",
@@ -96,6 +129,16 @@ mod tests {
         assert!(
             text.starts_with("MYSQL_HOST: connection refused; "),
             "{text}"
+        );
+        let late = std::io::Error::from(std::io::ErrorKind::WouldBlock);
+        assert_eq!(
+            mysql_read_error_text_and_fix(&Error::IoError(late), &plain),
+            format!("MYSQL_HOST: the database did not answer in time; {SILENT_HOST_FIX}")
+        );
+        let codec = "IO error: `Connection reset by peer (os error 104)'";
+        assert_eq!(
+            text_in_codec_error(codec),
+            "Connection reset by peer (os error 104)"
         );
     }
 }

@@ -8,6 +8,7 @@ mod hold;
 mod in_doubt;
 mod outcome;
 mod pending;
+mod receiver;
 mod writer;
 
 pub use hold::HoldLimit;

@@ -11,8 +11,8 @@ use crate::store::{SaveError, SavedId, StoreHealth};
 /// A mail that a writer has claimed, with the handle that answers its connection.
 pub type ClaimedMail = (UnansweredMail, Mail);
 
-/// Records the outcomes of `mails` in the log, the metrics and the health of the store, and answers the connections.
-/// `outcomes` are in the order of `mails`; a mail without an outcome gets 451. Then tells the feed about the saved ones.
+/// Records the outcomes of `mails` in the log, the metrics and the health of the store, and answers the connections. `outcomes`
+/// are in the order of `mails`; a mail without an outcome gets 451. Then publishes the feed's entries about the saved ones.
 pub fn report_outcomes(
     health: &StoreHealth,
     feed: &Feed,

@@ -24,7 +24,7 @@ pub struct SaveWaiter {
 
 struct SharedPendingSave {
     queued_at: Instant,
-    /// The limit when the mail was queued. The connection looks at the current one, but only now and then.
+    /// The limit when the mail was queued. The connection reads the current one, but only each time it wakes up.
     first_limit: HoldLimit,
     state: Mutex<PendingSaveState>,
     changed: Condvar,
@@ -204,9 +204,9 @@ impl SaveWaiter {
     }
 }
 
-/// Returns why a queued mail that no failed attempt has met yet waits for an unavailable store; `None` if the store is ready,
-/// or if the configured time is 0: the mail then gets an attempt of its own. A writer that is in the middle of an attempt fails
-/// the queued mails only after it.
+/// Returns why the store is unavailable for a mail that was queued after the last failed attempt; `None` if the store is ready,
+/// or if the configured time is 0: the mail then gets an attempt of its own. Needed because a writer records the failure of an
+/// attempt in the queued mails only after the attempt.
 fn reason_if_unavailable(health: &StoreHealth, limit: HoldLimit) -> Option<SaveError> {
     let reason = limit
         .is_configured()

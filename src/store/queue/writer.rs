@@ -10,10 +10,11 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use super::batching::{BatchPermit, BatchScheduler};
 use super::feed_entries::feed_entries_of_saved_mails;
-use super::hold::{FailedAttempts, HoldLimit, QueueReceiver};
+use super::hold::{FailedAttempts, HoldLimit};
 use super::in_doubt::InDoubtThreads;
 use super::outcome::{ClaimedMail, count_store_error, record_outcomes};
 use super::pending::{SaveWaiterRegistry, UnansweredMail, new_pending_save};
+use super::receiver::QueueReceiver;
 use crate::error_chain::display_with_causes;
 use crate::feed::Feed;
 use crate::mail::Mail;
@@ -119,8 +120,8 @@ impl WriterThreads {
     /// Starts `count` writers, which open their stores with `open`.
     ///
     /// If `precompute_rows` is set, each connection's thread computes the row (`Mail::precompute_summary_and_body`) before it
-    /// queues the mail. While `health` reports the store as down, only mails that may wait for it are queued. `feed` gets an entry
-    /// for each saved row.
+    /// queues the mail. While `health` reports the store as down, only mails that may wait for it are queued. `feed` gets an
+    /// entry for each saved row.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -282,7 +283,7 @@ impl QueueWriter {
     }
 
     /// Records the outcomes of a batch. Returns the mails to the queue for which the store was unavailable, and answers the
-    /// connections of the others. Then tells the feed about the saved ones.
+    /// connections of the others. Then publishes the feed's entries about the saved ones.
     fn report_outcomes_or_return_mails(
         &mut self,
         mails: Vec<ClaimedMail>,
@@ -351,8 +352,8 @@ impl QueueWriter {
 }
 
 /// Maximum number of queued mails; a further mail gets 451. Each connection waits for at most one of them; the others were
-/// withdrawn while a store hung. This queue and that of mails to be tried again take about 2 MB each, and 20 MB more if all mails
-/// have been withdrawn.
+/// withdrawn while a store hung. This queue and that of mails to be tried again take about 2 MB each, and 20 MB more if all
+/// mails have been withdrawn.
 const MAX_QUEUED_MAILS: usize = 131_072;
 /// Number of rows at which a batch takes no further mail. Above 100 rows, a commit does not get cheaper per row.
 const MAX_BATCH_ROWS: usize = 256;

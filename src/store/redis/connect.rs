@@ -19,6 +19,10 @@ pub struct Connector {
 }
 
 impl Connector {
+    /// Parses a URL with the scheme `redis` or `rediss`. `ca_file` has further authorities for `rediss`.
+    ///
+    /// # Errors
+    /// The URL is invalid.
     pub fn new(url: &str, ca_file: Option<&Path>) -> redis::RedisResult<Connector> {
         // The redis crate parses rediss:// only if it is built with its own TLS.
         let without_tls = url.strip_prefix("rediss://");
@@ -51,6 +55,11 @@ impl Connector {
         })
     }
 
+    /// Connects and logs in. `timeout` applies to each TCP connection attempt, to the TLS handshake, and to each read and write
+    /// of the connection.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or rejects a login command.
     pub fn connect(&self, timeout: Duration) -> redis::RedisResult<RedisConnection> {
         let mut connection = RedisConnection::open(&self.address, self.tls.as_ref(), timeout)?;
         for command in &self.login {

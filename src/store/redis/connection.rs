@@ -86,8 +86,8 @@ impl RedisConnection {
         self.is_open && recv(descriptor, &mut [0], flags) == Err(Errno::EAGAIN)
     }
 
-    /// Sends commands and reads the reply to each, an error reply included, until `timeout` is over. Returns the replies, and the
-    /// error because of which further ones are missing; the connection is then closed.
+    /// Sends commands and reads the reply to each, an error reply included, until `timeout` is over. Returns the replies, and
+    /// the error because of which further ones are missing; the connection is then closed.
     pub fn run_pipeline(
         &mut self,
         commands: &[u8],

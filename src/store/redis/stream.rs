@@ -1,7 +1,7 @@
 //! The Redis stream that the feed is written to (GM_FEED): one pipelined XADD for each entry.
 //!
-//! The stream has a connection of its own, so that neither waits for the other: bodies have 200 ms, entries have time. An entry
-//! that Redis refused is tried again, one whose reply is missing is not, because it would perhaps be in the stream twice.
+//! The stream has a connection of its own, so that bodies, which Redis must take within 200 ms, do not wait for entries. An
+//! entry that Redis refused is tried again. One whose reply is missing is not, because it may be in the stream already.
 //!
 //! In a Redis Cluster the stream is one key, which belongs to one node. The first node that is asked names the right one
 //! (MOVED), which is then used until it fails or names another one. No slot table is needed for that.
@@ -53,8 +53,8 @@ impl RedisStream {
         self.settings.urls.len() > 1
     }
 
-    /// Returns the open connection, or a new one if the server has closed it: entries that are sent on a closed connection would
-    /// be in doubt.
+    /// Returns the open connection, or a new one if the server has closed it: entries that are sent on a closed connection
+    /// would be in doubt.
     fn connection(&mut self) -> redis::RedisResult<&mut RedisConnection> {
         let idle = self.open.take().filter(RedisConnection::is_idle);
         let open = match idle {
@@ -226,5 +226,6 @@ impl RedisStream {
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout for all replies to a pipeline.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of redirections that are followed: MOVED to the owner and ASK from there, once more if a slot moves meanwhile.
+/// Maximum number of redirections that are followed: MOVED to the owner and ASK from there, once more if a slot moves
+/// meanwhile.
 const MAX_REDIRECTS: usize = 3;

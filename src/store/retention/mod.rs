@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "mysql")]
-pub use self::mysql::{LockWait, MySqlOldRows};
+pub use self::mysql::{MySqlOldRows, RoundCaller};
 #[cfg(feature = "mysql")]
 pub use self::mysql_table::{delete_statement, why_rows_stay};
 #[cfg(feature = "mysql")]
@@ -65,6 +65,12 @@ pub struct RemovalStep {
 /// Begins a round with the cut-off time of now minus the given time.
 pub type OldRowsOpener =
     Arc<dyn Fn(Duration) -> Result<Box<dyn OldRows>, RetentionError> + Send + Sync>;
+
+/// Returns the time in seconds, rounded up, so that no row is removed too early.
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+fn seconds_rounded_up(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
 
 /// Why rows were not removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

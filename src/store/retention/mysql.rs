@@ -14,7 +14,7 @@ use super::mysql_table::{
 };
 use super::pace::StepSize;
 use super::partitions::{DayPartitions, PartitionChange};
-use super::{OldRows, RemovalStep, RetentionError};
+use super::{OldRows, RemovalStep, RetentionError, seconds_rounded_up};
 use crate::store::TableName;
 use crate::store::mysql::connection::MySqlConnection;
 use crate::store::mysql::error::MySqlErrorClass;
@@ -28,8 +28,8 @@ pub struct MySqlOldRows {
     connection: MySqlConnection,
     table: TableName,
     cut_off: String,
-    /// The date of the oldest row at the last look. Removed rows stay in the index until the server purges them, so a query
-    /// that began at the first date would read all of them again.
+    /// The date of the oldest row that the last query found. Removed rows stay in the index until the server purges them, so a
+    /// query from the first date on would read all of them again.
     oldest: String,
     changes: VecDeque<PartitionChange>,
     /// Whether rows are removed, and not only partitions.
@@ -38,12 +38,14 @@ pub struct MySqlOldRows {
     empty_steps: u32,
 }
 
-/// How long a round waits for the named lock, and what it does with the rest of a day's partition.
+/// Who runs a round. This decides how long it waits for the named lock, and whether it removes the old rows of the day of the
+/// cut-off time, if that day has a partition of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockWait {
-    /// The server: does not wait, and leaves the last day to the next drop of its partition.
+pub enum RoundCaller {
+    /// The server. It does not wait. It keeps these rows until the partition can be dropped, unless GM_KEEP_DAYS is less than
+    /// 1.
     Server,
-    /// `goguerrilla prune`: waits some seconds, and removes each old row.
+    /// `goguerrilla prune`. It waits for `COMMAND_LOCK_WAIT`, and removes each old row.
     Command,
 }
 
@@ -56,7 +58,7 @@ impl MySqlOldRows {
         hosts: &Connector,
         connector: &Connector,
         keep: Duration,
-        wait: LockWait,
+        caller: RoundCaller,
     ) -> Result<MySqlOldRows, RetentionError> {
         let table = connector.table().clone();
         let mut connection = connect(hosts, connector)?;
@@ -64,12 +66,12 @@ impl MySqlOldRows {
         if let Some(reason) = why_rows_stay(&mut connection, &table).map_err(failed)? {
             return Err(RetentionError::Failed(reason));
         }
-        take_lock(&mut connection, &table, wait)?;
+        take_lock(&mut connection, &table, caller)?;
         prepare_session(&mut connection).map_err(failed)?;
         let clock = Clock::read(&mut connection, keep).map_err(failed)?;
         clock.check()?;
         let partitions = DayPartitions::read(&mut connection, &table).map_err(failed)?;
-        let is_exact = wait == LockWait::Command || keep < ONE_DAY;
+        let is_exact = caller == RoundCaller::Command || keep < ONE_DAY;
         let day_is_dropped_later = (partitions.as_ref())
             .is_some_and(|partitions| partitions.is_cut_off_in_one_day(clock.cut_off_day));
         let changes =
@@ -193,7 +195,7 @@ struct Clock {
 
 impl Clock {
     fn read(connection: &mut MySqlConnection, keep: Duration) -> mysql::Result<Clock> {
-        let seconds = keep.as_secs() + u64::from(keep.subsec_nanos() > 0);
+        let seconds = seconds_rounded_up(keep);
         let sql = format!(
             "SELECT UNIX_TIMESTAMP(), TO_DAYS(NOW()), TO_DAYS(NOW() - INTERVAL {seconds} SECOND),
                     DATE_FORMAT(NOW() - INTERVAL {seconds} SECOND, '{DATE_FORMAT}')"
@@ -201,7 +203,7 @@ impl Clock {
         let row: Option<Row> = connection.call_driver_with_timeout(|conn| conn.query_first(sql))?;
         let values = row.and_then(|row| mysql::from_row_opt(row).ok());
         let (unix_seconds, today, cut_off_day, cut_off) =
-            values.ok_or_else(|| std::io::Error::other("the server did not tell its time"))?;
+            values.ok_or_else(|| std::io::Error::other("the server returned no time"))?;
         Ok(Clock {
             unix_seconds,
             cut_off,
@@ -242,11 +244,11 @@ fn connect(hosts: &Connector, connector: &Connector) -> Result<MySqlConnection, 
 fn take_lock(
     connection: &mut MySqlConnection,
     table: &TableName,
-    wait: LockWait,
+    caller: RoundCaller,
 ) -> Result<(), RetentionError> {
-    let seconds = match wait {
-        LockWait::Server => 0,
-        LockWait::Command => COMMAND_LOCK_WAIT.as_secs(),
+    let seconds = match caller {
+        RoundCaller::Server => 0,
+        RoundCaller::Command => COMMAND_LOCK_WAIT.as_secs(),
     };
     // MySQL limits the name to 64 characters.
     let sql = format!(
@@ -303,7 +305,7 @@ fn is_missing_right(error: &mysql::Error) -> bool {
 /// Maximum number of rows of one transaction. What it writes to disk delays the COMMITs of mails: with 800 rows the 99th
 /// percentile of their time rose by 5 ms, with 32 rows by 2 ms.
 const STEP_ROWS: usize = 20;
-/// Longest time that a transaction should take, because its rows are locked so long.
+/// Time that a transaction should take at most, because it locks its rows until its end.
 const STEP_TIME: Duration = Duration::from_millis(20);
 /// Longest time that `prune` waits while a server removes rows.
 const COMMAND_LOCK_WAIT: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use crate::store::mysql::connection::MySqlConnection;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DayPartitions(Vec<Partition>);
 
-/// What information_schema tells about one partition: name, description (the day after the last one), method, expression, and
+/// The row of information_schema about one partition: name, description (the day after the last one), method, expression, and
 /// whether it has no subpartitions.
 pub type PartitionRow = (String, String, String, String, bool);
 
@@ -59,8 +59,8 @@ impl DayPartitions {
         Ok(DayPartitions::from_rows(rows))
     }
 
-    /// Returns the partitions that the rows describe, in the order of the rows; `None` if one of them is not by day, or if a row
-    /// is `None`, because it was not readable.
+    /// Returns the partitions that the rows describe, in the order of the rows; `None` if one of them is not by day, or if a
+    /// row is `None`, because it was not readable.
     pub fn from_rows(
         rows: impl IntoIterator<Item = Option<PartitionRow>>,
     ) -> Option<DayPartitions> {
@@ -92,7 +92,7 @@ impl DayPartitions {
         let Some(last_end) = all.iter().filter_map(|partition| partition.end).max() else {
             return changes;
         };
-        // A database may tell any number.
+        // The database may return any number.
         let Some(last_made) = today.checked_add(1 + DAYS_AHEAD) else {
             return changes;
         };

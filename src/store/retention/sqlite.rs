@@ -19,7 +19,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::pace::{MAX_ROWS, StepSize};
-use super::{OldRows, RemovalStep, RetentionError};
+use super::{OldRows, RemovalStep, RetentionError, seconds_rounded_up};
 use crate::store::sqlite::DatabaseFile;
 use crate::store::sqlite::error::describe_error;
 use crate::store::{INSERTED_COLUMNS, TableName};
@@ -34,8 +34,8 @@ pub struct SqliteOldRows {
     /// Row ids that were found and are not removed yet.
     found: VecDeque<i64>,
     size: StepSize,
-    /// Number of transactions since the last copy of the `-wal`.
-    unchecked: u32,
+    /// Number of calls of `remove_some` since the last copy of the `-wal`.
+    steps_since_checkpoint: u32,
     /// Whether free pages are given back to the file system.
     shrinks: bool,
 }
@@ -60,7 +60,7 @@ impl SqliteOldRows {
             cut_off,
             found: VecDeque::new(),
             size: StepSize::new(FIRST_ROWS, MAX_ROWS, LOCK_TIME),
-            unchecked: 0,
+            steps_since_checkpoint: 0,
             shrinks,
         };
         match old_rows.with(|connection| why_rows_stay(connection, table))? {
@@ -172,7 +172,7 @@ impl SqliteOldRows {
 
     /// Copies the `-wal` into the database file, and lets the writer begin it anew.
     fn checkpoint(&mut self) -> Result<(), RetentionError> {
-        self.unchecked = 0;
+        self.steps_since_checkpoint = 0;
         let Some(connection) = &mut self.connection else {
             return Err(RetentionError::Failed("closed".to_owned()));
         };
@@ -215,7 +215,7 @@ impl OldRows for SqliteOldRows {
 
     fn remove_some(&mut self) -> Result<RemovalStep, RetentionError> {
         check_file(&self.file)?;
-        if self.unchecked >= STEPS_BETWEEN_CHECKPOINTS {
+        if self.steps_since_checkpoint >= STEPS_BETWEEN_CHECKPOINTS {
             // A step of its own: the pause after it keeps the writer from waiting for two locks in a row.
             self.checkpoint()?;
             return Ok(RemovalStep {
@@ -223,7 +223,7 @@ impl OldRows for SqliteOldRows {
                 is_last: false,
             });
         }
-        self.unchecked += 1;
+        self.steps_since_checkpoint += 1;
         if self.found.is_empty() {
             self.find_rows()?;
         }
@@ -278,7 +278,7 @@ fn open_connection(
         connection.query_row(&format!("PRAGMA `{schema}`.auto_vacuum"), [], |row| {
             row.get(0)
         })?;
-    let age = format!("-{} seconds", whole_seconds(keep));
+    let age = format!("-{} seconds", seconds_rounded_up(keep));
     let cut_off = connection.query_row("SELECT datetime('now', ?1)", [age], |row| row.get(0))?;
     Ok((connection, cut_off, vacuum == INCREMENTAL))
 }
@@ -343,11 +343,6 @@ fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
     connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
 }
 
-/// Returns the time in seconds, rounded up.
-fn whole_seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
 /// Rows with an earlier date stay: the comparison as text excludes NULL, numbers, and dates in another notation. Not `1970`,
 /// which the column's affinity would convert to a number.
 const FIRST_DATE: &str = "1970-01-01";
@@ -361,8 +356,8 @@ const PAGES_BETWEEN_TIME_CHECKS: u32 = 4;
 /// Pages are given back until a tenth of the file is free. New mail uses the rest, so that the file does not always shrink
 /// and grow.
 const FREE_SHARE: i64 = 10;
-/// Number of transactions after which the `-wal` is copied into the database file: a copy of some dozen pages is synced in half a
-/// millisecond, one of a thousand pages in 16 ms.
+/// Number of transactions after which the `-wal` is copied into the database file: a copy of some dozen pages is synced in half
+/// a millisecond, one of a thousand pages in 16 ms.
 const STEPS_BETWEEN_CHECKPOINTS: u32 = 2;
 /// Pause of the busy handler while the `-wal` is copied, and how many there are at most.
 const BRIEF_WAIT: Duration = Duration::from_micros(200);

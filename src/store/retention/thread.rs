@@ -13,7 +13,7 @@ use crate::metrics::{Component, Metrics};
 use crate::panics;
 use crate::store::SaveQueue;
 
-/// What the thread needs to know: the rows to remove, and the queue of the writers that it makes way for.
+/// The rows that the thread removes, and the queue of the writers: while mails are queued, the thread pauses.
 pub struct RetentionPlan {
     /// How long rows are kept (GM_KEEP_DAYS).
     pub keep: Duration,

@@ -356,6 +356,8 @@ impl OpenSqliteDatabase {
     }
 }
 
+/// Returns the INSERT of one row; its parameters are the values of [`INSERTED_COLUMNS`](crate::store::INSERTED_COLUMNS), except
+/// the last one, which is NULL.
 pub(crate) fn insert_statement(table: &TableName) -> String {
     format!(
         "INSERT INTO {table} ({}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",

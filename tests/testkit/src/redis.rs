@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -60,13 +61,14 @@ impl Redis {
                 0 => free_port(),
                 port => port,
             };
+            let socket = self.socket();
             let child = command(&redis_server())
                 .args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
                 .args(["--port", &port.to_string()])
                 .arg("--dir")
                 .arg(self.folder.path())
                 .arg("--unixsocket")
-                .arg(self.socket())
+                .arg(&socket)
                 .args(&self.options)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -75,7 +77,7 @@ impl Redis {
                 .expect("redis-server is installed: tests/install-tools");
             let child = self.child.insert(child);
             let is_up = wait_for("Redis to answer", || {
-                let answers = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok();
+                let answers = answers_ping(&socket);
                 match (answers, child.try_wait()) {
                     (true, Ok(None)) => Some(true),
                     (false, Ok(None)) => None,
@@ -144,8 +146,13 @@ impl Redis {
         for word in &words[1..] {
             command.arg(*word);
         }
-        let answer = command.query(&mut connection);
-        answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        wait_for("an answer of Redis", || {
+            match command.query(&mut connection) {
+                // The nodes of a cluster lose sight of each other while the machine is busy.
+                Err(error) if error.code() == Some("CLUSTERDOWN") => None,
+                answer => Some(answer.unwrap_or_else(|error| panic!("{words:?}: {error}"))),
+            }
+        })
     }
 
     /// Runs many commands in one pipeline.
@@ -174,6 +181,18 @@ impl Redis {
         keys.sort();
         keys
     }
+}
+
+/// Returns whether the server answers on its Unix socket. A Redis listens before it finds that another of its ports is
+/// taken, and ends then.
+fn answers_ping(socket: &str) -> bool {
+    let ping = || {
+        let mut socket = UnixStream::connect(socket)?;
+        socket.set_read_timeout(Some(TEST_TIMEOUT))?;
+        socket.write_all(b"PING\r\n")?;
+        socket.read(&mut [0; 64])
+    };
+    ping().is_ok_and(|octets| octets > 0)
 }
 
 impl Drop for Redis {

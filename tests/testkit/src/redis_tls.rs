@@ -11,7 +11,7 @@ pub struct TlsRedis {
 }
 
 impl TlsRedis {
-    /// Starts a server that shows this certificate to clients and wants none of them. `options` come last.
+    /// Starts a server that shows this certificate to clients and requires none of them. `options` come last.
     pub fn start(pair: &Pair, options: &[&str]) -> TlsRedis {
         let tls_port = free_port();
         let own = tls_options(pair, &pair.chain.display().to_string(), tls_port);

@@ -15,7 +15,7 @@ pub struct RecipientAnswerCache {
     missing: Cache<Box<str>, Instant>,
 }
 
-/// What the cache knows about a recipient.
+/// The result of a look-up in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CachedAnswer {
     /// The recipient exists.
@@ -38,7 +38,7 @@ impl RecipientAnswerCache {
         }
     }
 
-    /// Returns what is known about the recipient `address`.
+    /// Returns the cached answer about the recipient `address`.
     pub fn cached_answer(&self, address: &str) -> CachedAnswer {
         if self.keep.is_zero() {
             return CachedAnswer::Unknown;

@@ -59,7 +59,7 @@ impl LookupWorker {
     fn run(mut self, asked: &Receiver<RecipientQuestion>) {
         self.connect_in_advance();
         for question in asked {
-            // The session has given up if the deadline is over; dropping the question ends nothing else.
+            // After the deadline the session does not wait any more, so the question is dropped.
             if Instant::now() < question.deadline {
                 let answer = self.answer(&question);
                 let _ = question.reply.send(answer);
@@ -97,7 +97,7 @@ impl LookupWorker {
         }
     }
 
-    /// Asks with the connection at hand, or with a new one if that is lost. The server may have closed an idle connection.
+    /// Asks with the open connection, or with a new one if that is lost. The server may have closed an idle connection.
     fn ask(&mut self, query: &str, question: &RecipientQuestion) -> Result<bool, String> {
         if let Some(connection) = &mut self.connection {
             match connection.returns_row(query, &question.address) {

@@ -21,7 +21,7 @@ pub struct Table {
     /// The date and the machine.
     pub measured: String,
     pub command: String,
-    /// What a reader must know, such as what a 250 means or which server is missing.
+    /// Notes below the table, such as what a 250 means or which server is missing.
     pub notes: Vec<String>,
     /// The columns that the picture shows.
     pub drawn: Vec<String>,

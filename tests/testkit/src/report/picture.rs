@@ -1,6 +1,6 @@
 //! Tables as pictures: horizontal bars in SVG, one panel for each drawn column.
 //!
-//! The picture has its own background, because a page cannot tell a picture whether it is light or dark: the media query
+//! The picture has its own background, because the picture cannot detect whether its page is light or dark: the media query
 //! follows the browser and not the page.
 
 use super::{Table, number};
