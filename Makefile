@@ -109,9 +109,10 @@ bench: tools
 bench-quick: tools
 	GOGUERRILLA_BENCH_QUICK=1 cargo test --locked --bench throughput -- $(ROWS)
 
-# Runs the long tests in a release build, for about twenty minutes: at least 100 rounds of kill -9 and 100,000
-# acknowledged mails, of which none may be lost; then a cluster whose nodes and receivers are killed and whose rate must
-# recover within ten seconds. Then, for some minutes, fails each system call of a kind once, from the first to the last.
+# Runs the long tests in a release build, for about twenty minutes, with hold, feed, retention and TLS to the databases: at
+# least 100 rounds of kill -9 and 100,000 acknowledged mails, of which none may be lost; then a cluster whose nodes and
+# receivers are killed and whose rate must recover within ten seconds. Then, for some minutes, fails each system call of a
+# kind once, from the first to the last.
 soak: tools
 	cargo test --release --locked --test soak -- --nocapture --test-threads=1
 	GUERRILLA_TEST_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::

@@ -1,4 +1,4 @@
-//! GM_HOLD_SECONDS at its default, with 200 new mails a second and GM_MAX_CLIENTS 4000.
+//! GM_HOLD_SECONDS at its default, with 200 new mails a second, GM_MAX_CLIENTS 4000, feed and retention, and TLS to Galera.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use testkit::everything::EVERYTHING;
 use testkit::galera::Galera;
 use testkit::galera_faults;
 use testkit::load::{Account, Load, assert_no_loss_or_duplicate, stored_markers};
@@ -16,7 +17,7 @@ use testkit::{Server, assert_took, let_time_pass, note, test, wait_for_within};
 #[test]
 fn soak_of_hold_mariadb_restarts_after_five_seconds() {
     let mut database = MariaDb::start();
-    let server = database.server(SETTINGS);
+    let server = database.server(&settings());
     let load = Load::start_paced(server.address, RATE, "restart");
     load.wait_for_more(MAILS_BEFORE);
     database.kill();
@@ -31,8 +32,9 @@ fn soak_of_hold_mariadb_restarts_after_five_seconds() {
 
 #[test]
 fn soak_of_hold_a_galera_node_is_killed() {
-    let mut galera = Galera::start();
-    let server = Server::start(&with_hosts(&galera.hosts(), SETTINGS));
+    let mut galera = Galera::start_with_everything();
+    let settings = [galera.settings(), settings()].concat();
+    let server = Server::start(&with_hosts(&galera.hosts(), &settings));
     let load = Load::start_paced(server.address, RATE, "node");
     load.wait_for_more_within(MAILS_BEFORE, LIMIT);
     galera.kill(0);
@@ -46,7 +48,7 @@ fn soak_of_hold_a_galera_node_is_killed() {
 
 #[test]
 fn soak_of_hold_the_sqlite_file_is_locked_for_five_seconds() {
-    let server = Server::start(SETTINGS);
+    let server = Server::start(&settings());
     let load = Load::start_paced(server.address, RATE, "lock");
     load.wait_for_more(MAILS_BEFORE);
     let other = Connection::open(server.path("goguerrilla.db")).expect("a file");
@@ -65,7 +67,7 @@ fn soak_of_hold_the_sqlite_file_is_locked_for_five_seconds() {
 #[test]
 fn soak_of_hold_mariadb_is_away_for_a_minute() {
     let mut database = MariaDb::start();
-    let server = database.server(SETTINGS);
+    let server = database.server(&settings());
     let load = Load::start_paced(server.address, RATE, "minute");
     load.wait_for_more(MAILS_BEFORE);
     database.kill();
@@ -131,11 +133,10 @@ fn subjects_in(database: &MariaDb) -> HashMap<String, usize> {
     markers
 }
 
-const SETTINGS: &[(&str, &str)] = &[
-    ("GM_STATUS_INTERFACE", "127.0.0.1:0"),
-    ("GM_HOLD_SECONDS", "10"),
-    ("GM_MAX_CLIENTS", "4000"),
-];
+fn settings() -> Vec<(&'static str, &'static str)> {
+    [EVERYTHING, &[("GM_MAX_CLIENTS", "4000")]].concat()
+}
+
 const HELD: &str = "goguerrilla_mails_held";
 /// New mails a second.
 const RATE: u32 = 200;

@@ -1,9 +1,9 @@
-//! Long tests of the same kind as those of `protocol/promise.rs`.
+//! Long tests of the same kind as those of `protocol/promise.rs`, with hold, feed and retention.
 
-use testkit::kill_rounds::kill_and_check;
+use testkit::kill_rounds::kill_and_check_with_everything;
 use testkit::test;
 
 #[test]
 fn soak_of_sqlite() {
-    kill_and_check(50, 1_000);
+    kill_and_check_with_everything(50, 1_000);
 }

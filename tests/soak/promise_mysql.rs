@@ -1,13 +1,11 @@
-//! Long tests of the same kind as those of `stores/promise_mysql.rs`.
+//! Long tests of the same kind as those of `stores/promise_mysql.rs`, with hold, feed, retention and TLS to the databases.
 
-use testkit::kill_rounds_mysql::{Victim, kill_and_check};
-use testkit::redis::Redis;
+use testkit::kill_rounds_mysql::{Victim, kill_and_check_with_everything};
 use testkit::test;
 
 #[test]
 fn soak_of_mariadb_and_redis() {
-    let redis = Redis::start();
     let victims = [Victim::Server, Victim::Database, Victim::Both];
     // The server survives a third of the rounds.
-    kill_and_check(&victims, 75, 700, Some(&redis));
+    kill_and_check_with_everything(&victims, 75, 700);
 }

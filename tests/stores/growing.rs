@@ -66,21 +66,6 @@ fn partitions(database: &MariaDb) -> u64 {
         .number("SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_NAME = 'new_mail'")
 }
 
-/// Inserts rows of this age in days, whose subject tells the age.
-pub fn insert_old_mails(database: &MariaDb, days: u32, count: u32) {
-    for first in (0..count).step_by(1_000) {
-        // MySQL has no sequence tables, and limits a recursion to 1,000.
-        let rows = (count - first).min(1_000);
-        database.sql(&format!(
-            "INSERT INTO new_mail (`date`, `from`, `to`, subject, body, charset, mail, spam_score, hash, content_type,
-               recipient, has_attach, ip_addr, attach_info)
-             WITH RECURSIVE numbers(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < {rows})
-             SELECT NOW() - INTERVAL {days} DAY, '', '', '{days} days old', '', '', '', 0, MD5(RAND()), '', '', 0, '', ''
-             FROM numbers"
-        ));
-    }
-}
-
 /// Runs statements with the `mariadb` client.
 fn run_with_client(database: &MariaDb, statements: &str) {
     let mut child = testkit::command("mariadb")

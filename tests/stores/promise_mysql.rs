@@ -8,15 +8,15 @@ use testkit::test;
 
 #[test]
 fn acknowledged_mail_survives_kill_9_of_the_server() {
-    kill_and_check(&[Victim::Server], rounds(), 30, None);
+    kill_and_check(&[Victim::Server], rounds(), 30);
 }
 
 #[test]
 fn acknowledged_mail_survives_kill_9_of_mariadb() {
-    kill_and_check(&[Victim::Database], rounds(), 30, None);
+    kill_and_check(&[Victim::Database], rounds(), 30);
 }
 
 #[test]
 fn acknowledged_mail_survives_kill_9_of_server_and_mariadb() {
-    kill_and_check(&[Victim::Both], rounds(), 30, None);
+    kill_and_check(&[Victim::Both], rounds(), 30);
 }

@@ -12,16 +12,17 @@ use testkit::front::dist_file;
 use testkit::galera::Galera;
 use testkit::load::{Load, assert_no_loss_or_duplicate};
 use testkit::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
+use testkit::old_rows::OldRows;
 use testkit::status::{STATUS, figures};
 use testkit::{Server, test, wait_for_within, write_config};
 
-use crate::growing::{insert_old_mails, stored_markers};
+use crate::growing::stored_markers;
 
 #[test]
 fn servers_remove_old_rows_a_minute_after_the_start_or_a_reload() {
     let database = MariaDb::start();
-    insert_old_mails(&database, 31, 2_500);
-    insert_old_mails(&database, 29, 1);
+    database.insert_old_rows(31, 2_500);
+    database.insert_old_rows(29, 1);
     let settings = [STATUS, ("GM_KEEP_DAYS", "30")];
     let started = database.server(&settings);
     // A second receiver on the same database.
@@ -51,8 +52,8 @@ fn servers_remove_old_rows_a_minute_after_the_start_or_a_reload() {
 #[test]
 fn prune_removes_old_rows_of_mariadb_under_load_and_counts_them() {
     let database = MariaDb::start();
-    insert_old_mails(&database, 31, 2_500);
-    insert_old_mails(&database, 29, 1);
+    database.insert_old_rows(31, 2_500);
+    database.insert_old_rows(29, 1);
     let server = database.server(&[("GM_KEEP_DAYS", "30")]);
     assert_eq!(retention_finding(&server), None);
     let load = Load::start(server.address, 4, "piece");
@@ -75,7 +76,7 @@ fn prune_removes_old_rows_of_mariadb_under_load_and_counts_them() {
 #[test]
 fn prune_waits_for_a_row_lock_and_leaves_the_table_to_another_receiver() {
     let database = MariaDb::start();
-    insert_old_mails(&database, 31, 10);
+    database.insert_old_rows(31, 10);
     let server = database.server(&[]);
     let mut other = database.connection();
     other.query_drop("BEGIN").expect("a transaction");
@@ -114,7 +115,7 @@ fn prune_waits_for_a_row_lock_and_leaves_the_table_to_another_receiver() {
 #[test]
 fn no_row_is_removed_without_a_table_of_mails_an_index_or_the_right_time() {
     let database = MariaDb::start();
-    insert_old_mails(&database, 31, 1);
+    database.insert_old_rows(31, 1);
     let server = database.server(&[("GM_KEEP_DAYS", "30")]);
     let refused = |want: &str| {
         let ended = run(server.folder.path(), &["prune", "--days=30"]);
@@ -146,7 +147,7 @@ fn no_row_is_removed_without_a_table_of_mails_an_index_or_the_right_time() {
 #[test]
 fn missing_rights_to_remove_rows_and_partitions_are_named_by_check_and_prune() {
     let database = MariaDb::start();
-    insert_old_mails(&database, 31, 1);
+    database.insert_old_rows(31, 1);
     let server = database.server(&[("GM_KEEP_DAYS", "30")]);
     database.sql(&format!("REVOKE ALL ON mail.* FROM {USER}@'%'"));
     database.sql(&format!(
@@ -185,7 +186,7 @@ fn missing_rights_to_remove_rows_and_partitions_are_named_by_check_and_prune() {
 fn old_partitions_are_dropped_and_those_of_the_next_days_are_made_under_load() {
     let database = MariaDb::start();
     for days in [41, 36, 25] {
-        insert_old_mails(&database, days, 3);
+        database.insert_old_rows(days, 3);
     }
     let server = database.server(&[("GM_KEEP_DAYS", "30")]);
     let load = Load::start(server.address, 4, "night");
@@ -216,9 +217,9 @@ fn old_partitions_are_dropped_and_those_of_the_next_days_are_made_under_load() {
 #[test]
 fn partition_that_holds_mail_is_not_split() {
     let database = MariaDb::start();
-    insert_old_mails(&database, 31, 1);
+    database.insert_old_rows(31, 1);
     partition_by_day(&database);
-    insert_old_mails(&database, 30, 1);
+    database.insert_old_rows(30, 1);
     database
         .sql("UPDATE new_mail SET `date` = NOW() + INTERVAL 3 DAY WHERE subject = '30 days old'");
     let server = database.server(&[]);

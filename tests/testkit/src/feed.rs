@@ -77,11 +77,7 @@ impl FeedReader {
             let line = self.next_line()?;
             if let Some(json) = line.strip_prefix("data: ") {
                 let entry = serde_json::from_str(json).expect("one line of JSON");
-                assert_eq!(
-                    self.next_line().as_deref(),
-                    Some(""),
-                    "the end of the event"
-                );
+                assert_eq!(self.next_line()?, "", "the end of the event");
                 return Some(entry);
             }
             assert!(line.is_empty() || line.starts_with(':'), "{line}");

@@ -9,13 +9,17 @@ use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::everything::{DurableCluster, STREAM};
+use crate::feed_ledger::FeedLedger;
 use crate::front::{ProxyProcess, dist_file, with};
 use crate::galera::Galera;
 use crate::galera_faults::{
-    RECOVERY_LIMIT, assert_fast_failover, assert_no_acknowledged_mail_lost, stored_markers, summary,
+    RECOVERY_LIMIT, assert_fast_failover, assert_no_acknowledged_mail_lost, mails_in,
+    stored_markers, summary,
 };
 use crate::load::{Load, PlainClient, content_of};
 use crate::mariadb::{program, with_hosts};
+use crate::old_rows::{KEEP_DAYS, OldRows, Removal};
 use crate::ports::free_address;
 use crate::rate::Rate;
 use crate::redis::RedisCluster;
@@ -25,11 +29,17 @@ use crate::{Server, wait_for, wait_for_within, without_trace};
 /// Number of concurrent sessions in the soak tests.
 const SESSIONS: usize = 50;
 
+/// The longest wait for the end of a round of retention: ten times the minute after which a receiver begins.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(600);
+
 /// The marker of the mail whose content is being sent when its receiver gets SIGTERM.
 const IN_PROGRESS: &str = "under way";
 
-/// Runs fifty sessions for at least a minute while each process is killed and restarted, twice.
+/// Runs fifty sessions for at least a minute while each process is killed and restarted, twice, and until the receivers have
+/// removed old rows.
 pub fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster>) {
+    let mut removal = Removal::default();
+    removal.begin_round(&fleet.galera);
     fleet.receive_all_from_smtp_source(redis.as_deref_mut());
 
     let started_at = Instant::now();
@@ -70,6 +80,9 @@ pub fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster
     while started_at.elapsed() < Duration::from_secs(60) {
         load.wait_for_more_within(SESSIONS, RECOVERY_LIMIT);
     }
+    wait_for_within("the old rows to be removed", REMOVAL_LIMIT, || {
+        (fleet.galera.rows_older_than(KEEP_DAYS) == 0).then_some(())
+    });
     let took = started_at.elapsed();
     let (account, stored) = (load.stop(), stored_markers(&fleet.galera));
     assert_no_acknowledged_mail_lost(&account, &stored);
@@ -80,9 +93,20 @@ pub fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster
         summary(&account, &stored),
         healed.0.join(", ")
     );
+    removal.assert_only_too_old_rows_are_gone(&fleet.galera);
+    // Each receiver writes its last entries before it ends.
+    for receiver in &mut fleet.receivers {
+        assert!(receiver.stop().success());
+    }
+    let mails = mails_in(&fleet.galera);
+    fleet.feed.finish_readers();
+    fleet.feed.assert_each_has_a_row(&mails);
     if let Some(redis) = redis {
         redis.wait_until_all_slots_are_served();
         assert_bodies_are_whole(&fleet.galera, redis);
+        let slot: usize = redis.nodes[0].command(&["CLUSTER", "KEYSLOT", STREAM]);
+        let owner = &redis.nodes[RedisCluster::initial_owner(slot)];
+        FeedLedger::of_stream(owner, STREAM).assert_each_has_a_row(&mails);
     }
 }
 
@@ -243,15 +267,29 @@ pub struct Cluster {
     front: SocketAddr,
     /// The HAProxy port that leads to one receiver only.
     single: Vec<SocketAddr>,
+    /// The entries of `/feed` of all receivers, if the feed is on.
+    feed: FeedLedger,
 }
 
 impl Cluster {
     /// Starts the cluster with dist/haproxy-receivers.cfg.
     pub fn start(redis: &str) -> Cluster {
-        let galera = Galera::start();
-        let settings: Vec<_> = (0..2)
-            .map(|_| settings_of(&galera.hosts(), redis))
-            .collect();
+        let redis = vec![("REDIS_INTERFACE", redis.to_owned())];
+        Cluster::start_at(Galera::start(), &redis)
+    }
+
+    /// Starts the cluster with hold, feed, retention and TLS to the databases.
+    pub fn start_with_everything(redis: Option<&DurableCluster>) -> Cluster {
+        let redis = redis.map_or_else(Vec::new, DurableCluster::settings);
+        let mut fleet = Cluster::start_at(Galera::start_with_everything(), &redis);
+        for receiver in &fleet.receivers {
+            fleet.feed.read_from(receiver);
+        }
+        fleet
+    }
+
+    fn start_at(galera: Galera, redis: &[(&'static str, String)]) -> Cluster {
+        let settings: Vec<_> = (0..2).map(|_| settings_of(&galera, redis)).collect();
         let receivers: Vec<Server> = settings.iter().map(|one| start_receiver(one)).collect();
         let address = || free_address(Ipv4Addr::LOCALHOST.into());
         let front = address();
@@ -299,6 +337,7 @@ impl Cluster {
             haproxy,
             front,
             single,
+            feed: FeedLedger::default(),
         }
     }
 
@@ -351,6 +390,9 @@ impl Cluster {
         });
         let said_before = self.haproxy.log().len();
         self.receivers[receiver] = start_receiver(&self.settings[receiver]);
+        if self.galera.has_everything() {
+            self.feed.read_from(&self.receivers[receiver]);
+        }
         wait_for_within("HAProxy to mark the receiver up", RECOVERY_LIMIT, || {
             let name = format!("Server smtp/mx{} is UP", receiver + 1);
             self.haproxy.log()[said_before..]
@@ -360,18 +402,19 @@ impl Cluster {
     }
 }
 
-fn settings_of(hosts: &str, redis: &str) -> Vec<(String, String)> {
+fn settings_of(galera: &Galera, redis: &[(&'static str, String)]) -> Vec<(String, String)> {
     let address = || free_address(Ipv4Addr::LOCALHOST.into()).to_string();
-    let (smtp, status) = (address(), address());
+    let (hosts, smtp, status) = (galera.hosts(), address(), address());
     let own = [
         ("GSTMP_LISTEN_INTERFACE", smtp.as_str()),
         ("GM_STATUS_INTERFACE", status.as_str()),
-        ("REDIS_INTERFACE", redis),
         ("GSMTP_PROXY_PROTOCOL", "Y"),
         ("GM_TRUSTED_PROXIES", "127.0.0.1"),
     ];
-    let all = with_hosts(hosts, &own);
+    let redis = redis.iter().map(|(key, value)| (*key, value.as_str()));
+    let all = with_hosts(&hosts, &[&galera.settings()[..], &own].concat());
     all.into_iter()
+        .chain(redis)
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect()
 }
@@ -385,6 +428,7 @@ fn start_receiver(settings: &[(String, String)]) -> Server {
 }
 
 fn value_of<'a>(settings: &'a [(String, String)], key: &str) -> &'a str {
-    let found = settings.iter().find(|(name, _)| name == key);
+    // A later value replaces an earlier one.
+    let found = settings.iter().rfind(|(name, _)| name == key);
     &found.expect("a key that was set").1
 }

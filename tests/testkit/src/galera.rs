@@ -11,6 +11,8 @@ use mysql::{Conn, OptsBuilder};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use super::certificates::Pair;
+use super::everything::{EVERYTHING, LoopbackAuthority};
 use super::mariadb::{FIELD_TABLE, PASSWORD, USER, copy_folder, root_at, template};
 use super::ports::free_ports;
 use super::server_programs::{database_server, low_memory_options};
@@ -19,6 +21,8 @@ use super::{needs, needs_program, send_signal, tail, wait_for_within};
 /// The nodes of one cluster; each runs until [`Galera::kill`]. Dropping the cluster kills all nodes.
 pub struct Galera {
     nodes: Vec<Node>,
+    /// The authority of the nodes' certificates, if the servers under test use everything.
+    authority: Option<LoopbackAuthority>,
 }
 
 struct Node {
@@ -32,11 +36,21 @@ struct Node {
 impl Galera {
     /// Starts three nodes with the field's table in database `mail`.
     pub fn start() -> Galera {
+        Galera::start_nodes(None)
+    }
+
+    /// Starts three nodes that speak TLS with clients; [`Galera::settings`] turns everything on.
+    pub fn start_with_everything() -> Galera {
+        Galera::start_nodes(Some(LoopbackAuthority::make()))
+    }
+
+    fn start_nodes(authority: Option<LoopbackAuthority>) -> Galera {
         needs_program("mariadbd");
         needs_program("rsync");
         needs("galera-4", Path::new(PROVIDER).exists());
-        let nodes = (0..3).map(|_| Node::new()).collect();
-        let mut galera = Galera { nodes };
+        let pair = authority.as_ref().map(|authority| authority.pair("galera"));
+        let nodes = (0..3).map(|_| Node::new(pair.as_ref())).collect();
+        let mut galera = Galera { nodes, authority };
         galera.run_first();
         for statement in [
             "CREATE DATABASE mail".to_owned(),
@@ -54,6 +68,19 @@ impl Galera {
             galera.wait_until_synced(node);
         }
         galera
+    }
+
+    /// Returns the additional keys of a server that saves here: none, or hold, feed, retention and TLS.
+    pub fn settings(&self) -> Vec<(&str, &str)> {
+        match &self.authority {
+            None => Vec::new(),
+            Some(authority) => [EVERYTHING, &authority.mysql_settings()].concat(),
+        }
+    }
+
+    /// Returns whether [`Galera::settings`] turns everything on.
+    pub fn has_everything(&self) -> bool {
+        self.authority.is_some()
     }
 
     /// Returns the value of MYSQL_HOST for all nodes.
@@ -152,10 +179,16 @@ impl Galera {
 }
 
 impl Node {
-    fn new() -> Node {
+    /// Makes a node, with the certificate that clients get if they want TLS.
+    fn new(pair: Option<&Pair>) -> Node {
         let folder = TempDir::new().expect("a temporary folder");
         let data = folder.path().join("data");
         copy_folder(template(), &data);
+        if let Some(pair) = pair {
+            // The node may not read the key of another user.
+            fs::copy(&pair.chain, folder.path().join("cert.pem")).expect("a copy");
+            fs::copy(&pair.key, folder.path().join("key.pem")).expect("a copy");
+        }
         if nix::unistd::geteuid().is_root() {
             chown_to_nobody(folder.path());
         }
@@ -194,9 +227,13 @@ impl Node {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let group = format!("127.0.0.1:{}", self.group_port);
         let log = File::options().create(true).append(true).open(path("log"));
+        let has_tls = self.folder.path().join("cert.pem").exists();
+        let tls = [("ssl-cert", "cert.pem"), ("ssl-key", "key.pem")];
+        let tls = tls.map(|(option, file)| format!("--{option}={}", path(file)));
         let mut command = Command::new(database_server());
         command
             .arg("--no-defaults")
+            .args(has_tls.then_some(tls).into_iter().flatten())
             .args(nix::unistd::geteuid().is_root().then_some("--user=nobody"))
             .args(low_memory_options())
             .arg(format!("--datadir={}", path("data")))

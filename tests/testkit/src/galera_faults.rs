@@ -7,9 +7,11 @@ use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 
 use crate::fault_proxy::{Fault, FaultProxy};
+use crate::feed_ledger::FeedLedger;
 use crate::galera::Galera;
 use crate::load::{Account, Load, content_of};
 use crate::mariadb::with_hosts;
+use crate::old_rows::IS_MAIL;
 use crate::recovery::Recovery;
 use crate::{
     Server, release_or_debug, short_mail, stuffed, wait_for, wait_for_within, without_trace,
@@ -34,7 +36,11 @@ const FAILBACK_LIMIT: Duration = Duration::from_secs(600);
 
 pub fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds: usize) {
     let hosts = galera.hosts();
-    let server = Server::start(&with_hosts(&hosts, &[]));
+    let server = Server::start(&with_hosts(&hosts, &galera.settings()));
+    let mut feed = FeedLedger::default();
+    if galera.has_everything() {
+        feed.read_from(&server);
+    }
     let load = Load::start(server.address, 8, "mail");
     load.wait_for_more_within(50, RECOVERY_LIMIT);
     for round in 0..rounds {
@@ -60,11 +66,16 @@ pub fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds
             .log()
             .contains(&format!("db_host_down node={}", galera.host(0)))
     );
+    drop(server);
+    if galera.has_everything() {
+        feed.finish_readers();
+        feed.assert_each_has_a_row(&mails_in(galera));
+    }
 }
 
 pub fn assert_fast_failover_from_a_read_only_node(galera: &Galera) {
     let hosts = galera.hosts();
-    let server = Server::start(&with_hosts(&hosts, &[]));
+    let server = Server::start(&with_hosts(&hosts, &galera.settings()));
     for (break_sql, repair_sql, [gone, back]) in [
         (
             "SET GLOBAL read_only = 1",
@@ -130,7 +141,7 @@ pub fn assert_mail_is_saved_soon_after_a_node_is_lost(galera: &mut Galera) {
 
 /// SIGSTOP makes the node look like a machine that was switched off.
 pub fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
-    let server = Server::start(&with_hosts(&galera.hosts(), &[]));
+    let server = Server::start(&with_hosts(&galera.hosts(), &galera.settings()));
     let load = Load::start(server.address, 8, "hang");
     load.wait_for_more_within(50, RECOVERY_LIMIT);
     galera.signal(0, Signal::SIGSTOP);
@@ -152,7 +163,14 @@ pub fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
     crate::note!("{}", summary(&account, &stored));
 }
 
-/// The answer to a COMMIT is lost and its node is killed; the outcome is looked up on the other nodes.
+/// Returns hash and subject of each mail in the cluster.
+pub fn mails_in(galera: &Galera) -> Vec<(String, String)> {
+    let mails = format!("SELECT hash, subject FROM new_mail WHERE {IS_MAIL}");
+    galera.connection(2).query(mails).expect("rows")
+}
+
+/// The answer to a COMMIT is lost and its node is killed; the outcome is looked up on the other nodes. Without TLS, because the
+/// proxy looks for the COMMIT.
 pub fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera) {
     // One COMMIT is executed, the other one never arrives. The server cannot tell them apart.
     let cases = [

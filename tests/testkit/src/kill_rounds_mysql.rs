@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::everything::{STREAM, TlsDatabases};
+use crate::feed_ledger::FeedLedger;
 use crate::mariadb::MariaDb;
+use crate::old_rows::{IS_MAIL, Removal};
 use crate::redis::Redis;
 use crate::{
     assert_took, let_time_pass, short_mail, stuffed, wait_for, wait_for_within, without_trace,
@@ -34,20 +37,35 @@ struct Ledger {
 }
 
 /// Runs rounds of kill -9 with these victims in turn, each after at least `mails_of_a_round` mails were acknowledged.
-pub fn kill_and_check(
+pub fn kill_and_check(victims: &[Victim], rounds: usize, mails_of_a_round: usize) {
+    run_rounds(victims, rounds, mails_of_a_round, None);
+}
+
+/// Does the same with bodies and feed in Redis, TLS to both databases, hold and retention. In the last round the victim is
+/// killed while the server removes old rows.
+pub fn kill_and_check_with_everything(victims: &[Victim], rounds: usize, mails_of_a_round: usize) {
+    let databases = TlsDatabases::start();
+    run_rounds(victims, rounds, mails_of_a_round, Some(&databases));
+}
+
+fn run_rounds(
     victims: &[Victim],
     rounds: usize,
     mails_of_a_round: usize,
-    redis: Option<&Redis>,
+    everything: Option<&TlsDatabases>,
 ) {
-    let mut database = MariaDb::start();
-    let interface = redis.map_or(String::new(), Redis::address);
-    let settings = [("REDIS_INTERFACE", interface.as_str())];
+    let mut database = everything.map_or_else(MariaDb::start, TlsDatabases::start_mariadb);
+    let settings = everything.map_or_else(Vec::new, TlsDatabases::settings);
+    let redis = everything.map(|databases| &databases.redis.redis);
+    let mut removal = Removal::default();
     let mut server = database.server(&settings);
     let mut ledgers: Vec<Ledger> = (0..SENDERS).map(|_| Ledger::default()).collect();
     for (round, victim) in (0..rounds).zip(victims.iter().cycle()) {
         let victim = *victim;
         let (stop, saved) = (AtomicBool::new(false), AtomicUsize::new(0));
+        if everything.is_some() {
+            removal.begin_round(&database);
+        }
         thread::scope(|scope| {
             for (name, ledger) in ledgers.iter_mut().enumerate() {
                 let (address, stop, saved) = (server.address, &stop, &saved);
@@ -60,6 +78,11 @@ pub fn kill_and_check(
                 let goal = mails_of_a_round + round % 10 * 7;
                 (saved.load(Ordering::SeqCst) >= goal).then_some(())
             });
+            match everything {
+                Some(_) if round + 1 == rounds => removal.wait_for_server(&database),
+                Some(_) => removal.start_prune(&server, &database),
+                None => {}
+            }
             if victim != Victim::Database {
                 server.kill();
             }
@@ -75,6 +98,7 @@ pub fn kill_and_check(
             }
             stop.store(true, Ordering::SeqCst);
         });
+        removal.kill_prune();
         if victim != Victim::Database {
             let started_at = Instant::now();
             server = database.server(&settings);
@@ -94,6 +118,14 @@ pub fn kill_and_check(
         assert_eq!(ledger.sent, ledger.acknowledged);
     }
     check_database(&database, redis, &ledgers, rounds);
+    if let Some(redis) = redis {
+        removal.finish(&server, &database);
+        // The server writes entries after the replies.
+        assert!(server.stop().success());
+        let mails = format!("SELECT hash, subject FROM new_mail WHERE {IS_MAIL}");
+        let feed = FeedLedger::of_stream(redis, STREAM);
+        feed.assert_each_has_a_row(&database.rows(&mails));
+    }
 }
 
 /// Sends the mails left over from earlier rounds, then new mails until `stop` is set or the server is gone.
@@ -191,10 +223,10 @@ fn check_database(database: &MariaDb, redis: Option<&Redis>, ledgers: &[Ledger],
     assert!(lost.is_empty(), "{lost:?}");
 }
 
-/// Returns subject and zlib stream of each mail; bodies in Redis are fetched from there.
+/// Returns subject and zlib stream of each mail, without the rows of `old_rows`; bodies in Redis are fetched from there.
 pub fn rows(database: &MariaDb, redis: Option<&Redis>) -> Vec<(String, Vec<u8>)> {
-    let all = "SELECT subject, hash, body, mail FROM new_mail";
-    let rows: Vec<(String, String, String, Vec<u8>)> = database.rows(all);
+    let all = format!("SELECT subject, hash, body, mail FROM new_mail WHERE {IS_MAIL}");
+    let rows: Vec<(String, String, String, Vec<u8>)> = database.rows(&all);
     let (elsewhere, here): (Vec<_>, Vec<_>) = rows
         .into_iter()
         .partition(|(_, _, body, _)| body == "redis");
@@ -277,9 +309,9 @@ pub fn rounds() -> usize {
         .map_or(3, |rounds| rounds.parse().expect("a number of rounds"))
 }
 
-/// The time limit for the mails of a long round on a busy machine.
 /// The expected time from the start of the program to the first greeting.
 const RESTART_TIME: Duration = Duration::from_millis(200);
+/// The time limit for the mails of a long round on a busy machine.
 const ROUND_LIMIT: Duration = Duration::from_secs(120);
 
 /// Number of concurrent connections.

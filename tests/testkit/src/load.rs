@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::old_rows::IS_MAIL;
 use super::store::inflate;
 use super::{TEST_TIMEOUT, let_time_pass, wait_for, wait_for_within};
 
@@ -278,13 +279,15 @@ pub fn content_of(marker: &str) -> String {
     content
 }
 
-/// Counts the rows of each marker in an SQLite file and checks each content.
+/// Counts the rows of each marker in an SQLite file, without those of `old_rows`, and checks each content.
 pub fn stored_markers(file: &Path) -> HashMap<String, usize> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
     let database = Connection::open_with_flags(file, flags).expect("a file that exists");
     database.busy_timeout(TEST_TIMEOUT).expect("an open file");
     let mut select = database
-        .prepare("SELECT subject, mail FROM new_mail")
+        .prepare(&format!(
+            "SELECT subject, mail FROM new_mail WHERE {IS_MAIL}"
+        ))
         .expect("a table of mails");
     let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
     let mut markers = HashMap::new();
