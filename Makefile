@@ -5,6 +5,7 @@ PORT ?= 2525
 STATUS_PORT ?= 9125
 SECONDS ?= 60
 N ?= 10
+MAILS ?= 5000000
 
 # The paths of `make install`, below DESTDIR if that is set; docs/install.md explains each.
 PREFIX ?= /usr/local
@@ -21,8 +22,8 @@ CONFIG = $(SYSCONFDIR)/goguerrilla/goguerrilla.conf
 PLACES = DESTDIR='$(DESTDIR)' SBINDIR='$(SBINDIR)' SYMBOLDIR='$(SYMBOLDIR)' MANDIR='$(MANDIR)' DOCDIR='$(DOCDIR)' \
     UNITDIR='$(UNITDIR)' CONFIG='$(CONFIG)' STATEDIR='$(STATEDIR)'
 
-.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak fuzz tools screenshots man \
-    install uninstall deb image
+.PHONY: run build quick test repeat test-deps compat check audit certs bench bench-quick soak endurance fuzz tools \
+    screenshots man install uninstall deb image
 
 # Builds the server and runs it on 127.0.0.1:$(PORT) with STARTTLS; Ctrl-C stops it. The first run makes
 # goguerrilla.conf from the sample and a certificate in certs/. Prints where the status page is: on port $(STATUS_PORT), or on
@@ -115,6 +116,13 @@ bench-quick: tools
 soak: tools
 	cargo test --release --locked --test soak -- --nocapture --test-threads=1
 	GUERRILLA_TEST_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::
+
+# Sends MAILS mails of mixed sizes through one process, at least 200,000, and fails if its memory, threads or descriptors grow.
+# Writes the series and its picture to target/bench, or with OUT=docs to docs. Five million need 10 GB of disk, in the folder
+# TMPDIR, and a quarter of an hour to an hour.
+endurance:
+	GUERRILLA_TEST_MAILS='$(MAILS)' GOGUERRILLA_BENCH_FOLDER='$(OUT)' \
+	    cargo test --release --locked --test soak -- --nocapture endurance::
 
 # Runs each fuzz target for a minute, or for SECONDS; needs nightly and cargo-fuzz. `fuzz/run 60 TARGET` runs one.
 fuzz:

@@ -14,8 +14,12 @@ pub fn description() -> String {
         .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let cores = thread::available_parallelism().map_or(0, |cores| cores.get());
     let kernel = read("/proc/sys/kernel/osrelease");
+    let cores = match cores {
+        1 => "1 core".to_owned(),
+        _ => format!("{cores} cores"),
+    };
     format!(
-        "{cores} cores of {}, Linux {}, fdatasync {:.2} ms",
+        "{cores} of {}, Linux {}, fdatasync {:.2} ms",
         model.unwrap_or("an unknown processor").trim(),
         kernel.split(['-', '+']).next().unwrap_or_default().trim(),
         time_of_sync().as_secs_f64() * 1_000.0,

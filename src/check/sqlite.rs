@@ -15,9 +15,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::sqlite_locks;
 use crate::store::sqlite::database_file::reject_unsafe_database_path;
-use crate::store::sqlite::error::classify_sqlite_error;
+use crate::store::sqlite::error::{classify_sqlite_error, describe_error};
 use crate::store::sqlite::wal_files::{file_len, resolve_final_symlink, shm_path, wal_path};
-use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement};
+use crate::store::sqlite::{BUSY_TIMEOUT, insert_statement, low_space_reason};
 use crate::store::{Diagnostic, TableName};
 
 /// Returns an error for a problem that would keep the server from saving mail to `file` now, and a warning for a problem that
@@ -47,7 +47,7 @@ fn inspect_sqlite_file(
     if file_len(file) > 0 {
         inspect_sqlite_tables(file, table, warnings)?;
     }
-    Ok(())
+    low_space_reason(file).map_or(Ok(()), Err)
 }
 
 /// Checks that a missing file can be created. `file` may be a symbolic link to a missing target.
@@ -61,7 +61,8 @@ fn check_creatable(file: &Path) -> Result<(), String> {
             folder.display(),
             geteuid()
         )
-    })
+    })?;
+    low_space_reason(folder).map_or(Ok(()), Err)
 }
 
 /// Checks that the database file is writable, and that its `-wal` and `-shm` files are writable or, if missing, can be created
@@ -116,16 +117,17 @@ fn inspect_sqlite_tables(
         ));
     }
     let is_wal = header.get(18) == Some(&2);
-    let database = ReadOnlySqliteDatabase::open(file).map_err(describe)?;
-    if database.is_complete {
-        database
-            .check_newest_row_is_readable(table)
-            .map_err(describe)?;
+    match inspect_schema_and_newest_row(file, table, warnings) {
+        Err((error, is_complete)) if is_complete || !is_damage(&error) => {
+            return Err(describe(error));
+        }
+        // The pages that the -wal has, but the file does not have yet, may be the missing ones.
+        Err(_) => warnings.push(format!(
+            "{}: only readable together with its -wal file, which root does not open; start the server, which applies it",
+            file.display()
+        )),
+        Ok(inspected) => inspected?,
     }
-    if database.is_complete || database.has_table(table).map_err(describe)? {
-        try_statements_on_schema_copy(file, &database, table, warnings).map_err(describe)??;
-    }
-    drop(database);
     match sqlite_locks::wait_for_unlock_else_lock_holder(file, is_wal, BUSY_TIMEOUT) {
         Some(process) => Err(format!(
             "{}: database is locked; another program holds its lock: process {process}",
@@ -133,6 +135,31 @@ fn inspect_sqlite_tables(
         )),
         None => Ok(()),
     }
+}
+
+/// Returns what would refuse mails, or an SQLite error and whether all data was visible when it occurred.
+fn inspect_schema_and_newest_row(
+    file: &Path,
+    table: &TableName,
+    warnings: &mut Vec<String>,
+) -> Result<Result<(), String>, (rusqlite::Error, bool)> {
+    let has_no_log = file_len(&wal_path(file)) == 0;
+    let database = ReadOnlySqliteDatabase::open(file).map_err(|error| (error, has_no_log))?;
+    let is_complete = database.is_complete;
+    let mut inspect = || {
+        if is_complete {
+            database.check_newest_row_is_readable(table)?;
+        }
+        match is_complete || database.has_table(table)? {
+            true => try_statements_on_schema_copy(file, &database, table, warnings),
+            false => Ok(Ok(())),
+        }
+    };
+    inspect().map_err(|error| (error, is_complete))
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
 /// A database that is opened for reading.
@@ -249,8 +276,9 @@ fn try_statements_on_schema_copy(
     copy.prepare(&insert)?;
     let rejected = |which: &str, error: &rusqlite::Error| {
         format!(
-            "{}: {which} would be refused: {error}; change the table, or name another one in GM_MAIL_TABLE",
-            file.display()
+            "{}: {which} would be refused: {}; change the table, or name another one in GM_MAIL_TABLE",
+            file.display(),
+            describe_error(error)
         )
     };
     let rows = [
@@ -297,6 +325,7 @@ impl ReadOnlySqliteDatabase {
 fn is_trigger_error(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|error| error.extended_code);
     code == Some(rusqlite::ffi::SQLITE_CONSTRAINT_TRIGGER)
+        || matches!(error, rusqlite::Error::StatementChangedRows(_))
 }
 
 /// Inserts the row of a mail from and to `name`. Rows with different names differ in every column in which mails may differ.
@@ -330,7 +359,10 @@ fn insert_trial_row_into_copy(
         0,
         attachments,
     ];
-    copy.prepare(insert)?.execute(row).map(drop)
+    match copy.prepare(insert)?.execute(row)? {
+        0 => Err(rusqlite::Error::StatementChangedRows(0)),
+        _ => Ok(()),
+    }
 }
 
 fn folder_of(file: &Path) -> &Path {

@@ -30,12 +30,21 @@ pub fn ask_whether_server_is_ready(config: &Config) -> Result<(), CommandFailure
         )
         .into());
     };
-    if !matches!(status, 200 | 503) {
-        return Err(format!(
-            "{address}: expected HTTP status 200 or 503 for /readyz, but found {status}; another program may listen there: \
+    let other_program = |expected: &str, found: &str| {
+        CommandFailure::from(format!(
+            "{address}: expected {expected} for /readyz, but found {found}; another program may listen there: \
              set GM_STATUS_INTERFACE as in the configuration of the running server"
-        )
-        .into());
+        ))
+    };
+    match status {
+        200 if !body.starts_with(b"ok") => {
+            return Err(other_program(
+                "a text that begins with \"ok\"",
+                "another one",
+            ));
+        }
+        200 | 503 => {}
+        _ => return Err(other_program("HTTP status 200 or 503", &status.to_string())),
     }
     let text = String::from_utf8_lossy(body);
     let printable: String = text

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::MAX_FILE_OCTETS;
 use super::raw::shown_name;
+use crate::os::regular_file::read_regular_file;
 
 /// Returns the names of the keys in the configuration and their names here, as one text; `None` if `text`, which is without its
 /// byte order mark, is no configuration of Go-Guerrilla 1.4 or later.
@@ -23,8 +25,9 @@ pub fn names_of_go_guerrilla_keys(text: &str) -> Option<String> {
 /// Returns a line for each key of a file of Go-Guerrilla 1.4 or later: its name here, or why there is none. Returns no line for
 /// any other file, and for one that cannot be read.
 pub fn go_guerrilla_key_notes(file: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    go_guerrilla_key_notes_of_text(&text)
+    let octets = read_regular_file(file, MAX_FILE_OCTETS).map(|(octets, _)| octets);
+    let text = String::from_utf8(octets.unwrap_or_default());
+    go_guerrilla_key_notes_of_text(&text.unwrap_or_default())
 }
 
 /// Returns the lines that [`go_guerrilla_key_notes`] returns for a file with this text. Needs no file, so that fuzzing can pass

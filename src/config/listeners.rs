@@ -88,11 +88,21 @@ impl RawConfig {
         }
     }
 
-    /// Returns a warning if GSTMP_LISTEN_INTERFACE and its alias GSMTP_LISTEN_INTERFACE are both set to different values.
-    pub fn ignored_alias_warning(&self) -> Option<String> {
+    /// Returns a warning for each key that is set to another value than its alias.
+    pub fn ignored_alias_warnings(&self) -> Vec<String> {
         let given = |key: &str| self.pairs.iter().find(|(name, _)| name == key);
-        let (key, alias) = ("GSTMP_LISTEN_INTERFACE", "GSMTP_LISTEN_INTERFACE");
-        let ignored = format!("{alias}: ignored because {key} is set too; remove one of them");
-        (given(key)?.1 != given(alias)?.1).then_some(ignored)
+        let listen = (
+            self.listen_key_given_in_config(),
+            "GSTMP_LISTEN_INTERFACE",
+            "GSMTP_LISTEN_INTERFACE",
+        );
+        let user = (self.user_key_given_in_config(), "GUID", "SUID");
+        let warning = |(key, name, alias): (&str, &str, &str)| {
+            let ignored = if key == name { alias } else { name };
+            let text = format!("{ignored}: ignored because {key} is set too; remove one of them");
+            let (used, other) = (&given(key)?.1, &given(ignored)?.1);
+            (used != other && !other.trim().is_empty()).then_some(text)
+        };
+        [listen, user].into_iter().filter_map(warning).collect()
     }
 }

@@ -21,6 +21,7 @@ mod redis_interface;
 #[cfg(feature = "mysql")]
 mod redis_login;
 mod settings;
+mod shared_files;
 mod sqlite_file;
 
 use std::fmt;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::os::regular_file::{PIPE_TIMEOUT, read_file_or_pipe};
 use crate::smtp::AcceptedDomains;
 use raw::RawConfig;
 
@@ -212,6 +214,7 @@ impl Config {
             (error, Some(file)) => error.in_file(file),
         })?;
         config.warnings.extend(warning);
+        file.map_or(Ok(()), |file| config.reject_log_in_configuration(file))?;
         Ok(config)
     }
 
@@ -274,12 +277,17 @@ impl Default for Config {
 }
 
 fn read_file(file: &Path) -> Result<RawConfig, ConfigError> {
-    let octets = std::fs::read(file).map_err(|source| ConfigError::Unreadable {
+    let octets = read_file_or_pipe(file, MAX_FILE_OCTETS, PIPE_TIMEOUT);
+    let octets = octets.map_err(|source| ConfigError::Unreadable {
         file: file.to_owned(),
         source,
     })?;
     RawConfig::from_octets(octets).map_err(|error| error.in_file(file))
 }
+
+/// Maximum length of a configuration file in octets. GM_ALLOWED_HOSTS may be a long list; a longer one belongs in a file of its
+/// own.
+const MAX_FILE_OCTETS: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ impl RawConfig {
     /// [`ConfigError`] for the first invalid value.
     pub fn to_config(&self) -> Result<Config, ConfigError> {
         let mut warnings = self.unknown_key_warnings();
-        warnings.extend(self.ignored_alias_warning());
+        warnings.extend(self.ignored_alias_warnings());
         let mut config = Config {
             allowed_hosts: self.parse_allowed_hosts()?,
             allowed_hosts_files: self.parse_allowed_hosts_files()?,
@@ -127,6 +127,7 @@ impl RawConfig {
         };
         warnings.extend(warnings_about_values(&config));
         config.warnings = warnings;
+        config.reject_shared_files()?;
         debug_assert_eq!(config.find_broken_invariant(), None);
         Ok(config)
     }
@@ -146,11 +147,16 @@ impl RawConfig {
         Ok(table)
     }
 
-    fn run_as_ids(&self) -> Result<Option<(u32, u32)>, ConfigError> {
-        let user_key = match self.configured_or_default_value("GUID").trim() {
+    /// Returns the key that sets the user id: GUID unless it is empty, else its other spelling.
+    pub(super) fn user_key_given_in_config(&self) -> &'static str {
+        match self.configured_or_default_value("GUID").trim() {
             "" => "SUID",
             _ => "GUID",
-        };
+        }
+    }
+
+    fn run_as_ids(&self) -> Result<Option<(u32, u32)>, ConfigError> {
+        let user_key = self.user_key_given_in_config();
         let id = |key| {
             let parse = |text: &str| match text {
                 "" => Some(None),

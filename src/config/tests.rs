@@ -94,6 +94,26 @@ fn loopback_is_trusted_when_nginx_auth_is_on_and_no_proxy_is_configured() {
 }
 
 #[test]
+fn value_of_the_other_spelling_is_ignored_with_a_warning() {
+    let listen = "GSMTP_LISTEN_INTERFACE: ignored because GSTMP_LISTEN_INTERFACE is set too; remove one of them";
+    let user = "SUID: ignored because GUID is set too; remove one of them";
+    for (pairs, want) in [
+        (
+            r#""GSTMP_LISTEN_INTERFACE": "127.0.0.1:1", "GSMTP_LISTEN_INTERFACE": "127.0.0.1:2""#,
+            &[listen][..],
+        ),
+        (r#""GUID": "5", "SUID": "6", "SGID": "7""#, &[user]),
+        (r#""SUID": "6", "GUID": "5", "SGID": "7""#, &[user]),
+        (r#""GUID": "5", "SUID": "5", "SGID": "7""#, &[]),
+        (r#""GUID": "", "SUID": "6", "SGID": "7""#, &[]),
+        (r#""GUID": "5", "SUID": "", "SGID": "7""#, &[]),
+    ] {
+        let config = Config::from_json(&format!("{{{pairs}}}")).unwrap();
+        assert_eq!(config.warnings(), want, "{pairs}");
+    }
+}
+
+#[test]
 fn error_in_a_long_allowed_hosts_list_is_reported_in_a_short_line() {
     let names = "ours.test,".repeat(10_000);
     let long = "x".repeat(100_000);

@@ -8,6 +8,7 @@ mod recipient;
 mod save;
 mod settings;
 
+use std::io::ErrorKind;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
@@ -97,6 +98,10 @@ fn close_reason_of_io_error(error: &ClientIoError) -> CloseReason {
     match error {
         ClientIoError::TimedOut => CloseReason::TimedOut,
         ClientIoError::Shed => CloseReason::Shed,
+        // The client closed the connection during the TLS handshake, as a check of the port does.
+        ClientIoError::ConnectionReset(end) if end.kind() == ErrorKind::UnexpectedEof => {
+            CloseReason::ClientLeft
+        }
         ClientIoError::ConnectionReset(_) => CloseReason::ConnectionReset,
         ClientIoError::Tls(_) => CloseReason::TlsFailed,
     }

@@ -5,8 +5,10 @@ mod feed;
 mod message;
 mod request_guard;
 mod server;
+mod slots;
 pub mod status;
 mod status_page;
 
 pub use message::{HttpAnswer, HttpRequest, HttpResponse, HttpStream};
-pub use server::{HttpRequestHandler, MAX_HTTP_CONNECTIONS, http_response_to_request_head, serve};
+pub use server::{HttpRequestHandler, http_response_to_request_head, serve};
+pub use slots::MAX_HTTP_CONNECTIONS;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use httparse::{EMPTY_HEADER, Status};
 
 use super::message::{HttpAnswer, HttpRequest, HttpResponse, HttpStream};
+use super::slots::{HttpPhase, HttpSlot, HttpSlots};
 use crate::metrics::{Component, Metrics};
 use crate::net::listener::Listener;
 
@@ -32,27 +33,21 @@ pub fn serve(
 ) -> io::Result<()> {
     let (listener, metrics) = (Arc::clone(listener), Arc::clone(metrics));
     let accepting = move || {
-        // Each connection holds a clone of this `Arc`, so the number of clones is the number of connections.
-        let slots = Arc::new(());
+        let slots = Arc::<HttpSlots>::default();
         let mut timeout = SLOT_TIMEOUT;
         while let Some((socket, peer)) = listener.accept() {
-            let is_full = || Arc::strong_count(&slots) > MAX_HTTP_CONNECTIONS;
-            let wait_until = Instant::now() + timeout;
-            while is_full() && Instant::now() < wait_until {
-                thread::sleep(SLOT_POLL_INTERVAL);
-            }
-            // If no other connection has ended, this one is closed. Later ones are then closed without a wait, until one is
-            // served again.
-            if is_full() {
+            let socket = Arc::new(socket);
+            // If no slot becomes free, this connection is closed. Later ones are then closed without a wait, until one is served
+            // again.
+            let Some(slot) = slots.take(&socket, peer, timeout) else {
                 timeout = Duration::ZERO;
                 continue;
-            }
+            };
             timeout = SLOT_TIMEOUT;
-            let (slot, handler) = (Arc::clone(&slots), Arc::clone(&handler));
-            let metrics = Arc::clone(&metrics);
+            let (handler, metrics) = (Arc::clone(&handler), Arc::clone(&metrics));
             let answering = move || {
                 // An error is ignored: the client is gone or too slow, so no response can be sent.
-                let stream = serve_http_request(&socket, peer, &metrics, &handler);
+                let stream = serve_http_request(&socket, peer, &slot, &metrics, &handler);
                 // A stream lasts long and has a limit of its own.
                 drop(slot);
                 if let Ok(Some(stream)) = stream {
@@ -78,6 +73,7 @@ fn http_thread_builder(name: &str) -> thread::Builder {
 fn serve_http_request(
     socket: &TcpStream,
     peer: SocketAddr,
+    slot: &HttpSlot,
     metrics: &Metrics,
     handler: &HttpRequestHandler,
 ) -> io::Result<Option<HttpStream>> {
@@ -90,21 +86,25 @@ fn serve_http_request(
     let answer = loop {
         let line_ended = read_more_of_http_head(socket, &mut head, read_until)?;
         // The head is parsed only after a line end, because only a line end can complete it.
-        if line_ended
-            && let Some(answer) =
-                http_response_to_request_head(&head, peer, local, metrics, handler)
-        {
-            break answer;
+        if line_ended {
+            slot.enter(HttpPhase::Answering);
+            let answer = http_response_to_request_head(&head, peer, local, metrics, handler);
+            if let Some(answer) = answer {
+                break answer;
+            }
+            slot.enter(HttpPhase::Reading);
         }
         if head.len() >= MAX_HEAD_OCTETS {
             break HttpResponse::plain_text_response(431, "head too large\n").into();
         }
     };
+    slot.enter(HttpPhase::Writing);
     write_all(socket, &answer.octets)?;
-    match answer.stream {
-        Some(stream) => Ok(Some(stream)),
-        None => linger(socket).map(|()| None),
+    if answer.stream.is_none() {
+        slot.enter(HttpPhase::Reading);
+        linger(socket)?;
     }
+    Ok(answer.stream)
 }
 
 /// Calls the function that writes the body of a response, and catches its panic.
@@ -230,14 +230,9 @@ fn time_left(until: Instant) -> io::Result<Duration> {
     Ok(time_left)
 }
 
-/// Maximum number of HTTP connections at the same time. A further connection is closed without a response if no other one ends
-/// within a second.
-pub const MAX_HTTP_CONNECTIONS: usize = 32;
-/// How long a connection beyond [`MAX_HTTP_CONNECTIONS`] waits for another one to end. Later connections wait in the listen
-/// backlog meanwhile, so that all requests of a short burst are answered.
+/// How long a connection beyond [`MAX_HTTP_CONNECTIONS`](super::MAX_HTTP_CONNECTIONS) waits for another one to end. Later
+/// connections wait in the listen backlog meanwhile, so that all requests of a short burst are answered.
 const SLOT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Interval at which a connection beyond [`MAX_HTTP_CONNECTIONS`] checks whether another one has ended.
-const SLOT_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Maximum size of the request line and headers in octets; beyond it the response is 431 (Request Header Fields Too Large).
 const MAX_HEAD_OCTETS: usize = 8_192;
 /// Maximum number of headers of a request; beyond it the response is 431 (Request Header Fields Too Large). Browsers send
@@ -254,7 +249,7 @@ const STACK_OCTETS: usize = 256 * 1_024;
 
 #[cfg(test)]
 mod tests {
-    use testkit::{assert_took, let_time_pass, wait_for};
+    use testkit::{assert_took, let_time_pass};
 
     use super::*;
 
@@ -330,24 +325,6 @@ mod tests {
     fn line_breaks_in_a_response_header_value_are_removed() {
         let answer = exchange(&start_http_echo_server(), b"GET / HTTP/1.1\r\n\r\n");
         assert!(answer.contains("\r\nX-Test: ab: c\r\n"), "{answer}");
-    }
-
-    #[test]
-    fn http_connection_over_the_limit_is_closed_and_later_ones_are_served() {
-        let listener = start_http_echo_server();
-        let connect = |_| TcpStream::connect(listener.bound_address()).unwrap();
-        let idle: Vec<TcpStream> = (0..MAX_HTTP_CONNECTIONS).map(connect).collect();
-        let mut next = connect(0);
-        assert_eq!(next.read(&mut [0]).unwrap_or(0), 0);
-        drop(idle);
-        wait_for("a free slot", || {
-            let mut socket = connect(0);
-            // The server may close this connection, because the idle connections are still ending.
-            let _ = socket.write_all(b"GET / HTTP/1.1\r\n\r\n");
-            let mut answer = String::new();
-            let _ = socket.read_to_string(&mut answer);
-            answer.starts_with("HTTP/1.1 200").then_some(())
-        });
     }
 
     #[test]

@@ -152,8 +152,19 @@ pub fn push_json_unicode_escape(text: &mut String, c: char) {
 
 /// Returns whether a character is printable and does not change the writing direction.
 pub fn is_printable(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    let is_invisible_or_turns = matches!(
+        c,
+        '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'
+            | '\u{200e}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    !c.is_control() && !is_invisible_or_turns
 }
 
 /// Maximum length of a value in characters; longer values are truncated. Enough for an address and most error texts.
@@ -191,7 +202,7 @@ mod tests {
 
     #[test]
     fn client_chosen_value_cannot_forge_a_log_line() {
-        let hostile = "a\r\nb \u{1b}[2J \u{202e} \u{85} \"=\\ 😀";
+        let hostile = "a\r\nb \u{1b}[2J \u{202e} \u{85} \u{e0041} \"=\\ 😀";
         let (text, json) = text_and_json_line(&[("helo", hostile)]);
         assert!(text.chars().all(is_printable), "{text}");
         let quoted = text.split_once("helo=").unwrap().1;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 
 use jiff::Timestamp;
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::unistd::{Gid, Uid};
 
 pub use self::format::{is_printable, push_json_unicode_escape};
@@ -88,7 +88,9 @@ struct Logger(Arc<LogBuffer>);
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        metadata.level() <= log::max_level()
+        // What rustls warns of is chosen by clients; the reason of each failed handshake is logged as `tls_failed`.
+        let is_of_rustls = metadata.target().starts_with("rustls");
+        metadata.level() <= log::max_level() && (!is_of_rustls || metadata.level() == Level::Error)
     }
 
     fn log(&self, record: &Record) {
@@ -112,3 +114,24 @@ impl Log for Logger {
 
 /// Initial capacity of a line in octets. Most lines need no second allocation.
 const LINE_CAPACITY: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_cannot_cause_a_warning_of_rustls() {
+        log::set_max_level(LevelFilter::Info);
+        let output = LogOutput::open(Path::new("/dev/null")).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let logger = Logger(Arc::new(LogBuffer::new(output, LogFormat::Text, metrics)));
+        let enabled = |target, level| {
+            let metadata = Metadata::builder().target(target).level(level).build();
+            logger.enabled(&metadata)
+        };
+        assert!(!enabled("rustls::check", Level::Warn));
+        assert!(enabled("rustls::check", Level::Error));
+        assert!(enabled("goguerrilla::net::tls", Level::Warn));
+        assert!(!enabled("goguerrilla::net::tls", Level::Debug));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::load::{LoadLevel, NEARLY_FULL_TIMEOUT};
+use super::load::{LoadLevel, MIN_DATA_RATE, NEARLY_FULL_MIN_DATA_RATE, NEARLY_FULL_TIMEOUT};
 
 /// The deadline for one input from a client or one output to it.
 ///
@@ -27,6 +27,9 @@ enum DeadlineKind {
     Content {
         silent_since: Instant,
         octets: u64,
+        /// Time beyond [`MAX_RATE_CREDIT`] that octets above the minimum data rate would have bought: at the usual minimum
+        /// rate, and at the one while slots run out.
+        forfeited: [Duration; 2],
         /// When the server began to discard the content; `None` if the content is not discarded.
         discarded_since: Option<Instant>,
     },
@@ -45,7 +48,8 @@ impl Deadline {
         }
     }
 
-    /// Returns a deadline for mail content: no pause may be longer than `timeout`, and the average data rate has a minimum.
+    /// Returns a deadline for mail content: no pause may be longer than `timeout`, and the average data rate has a minimum. A
+    /// client that was faster may be slower later, but only for [`MAX_RATE_CREDIT`].
     pub fn new_content_deadline(now: Instant, timeout: Duration) -> Deadline {
         Deadline {
             timeout,
@@ -53,6 +57,7 @@ impl Deadline {
             kind: DeadlineKind::Content {
                 silent_since: now,
                 octets: 0,
+                forfeited: [Duration::ZERO; 2],
                 discarded_since: None,
             },
         }
@@ -84,8 +89,23 @@ impl Deadline {
     /// Records that octets of content arrived at `now`: the time limit for a pause restarts. Changes only deadlines for
     /// content.
     pub fn restart_content_pause_limit(&mut self, now: Instant) {
-        if let DeadlineKind::Content { silent_since, .. } = &mut self.kind {
-            *silent_since = now;
+        let DeadlineKind::Content {
+            silent_since,
+            octets,
+            forfeited,
+            ..
+        } = &mut self.kind
+        else {
+            return;
+        };
+        *silent_since = now;
+        let elapsed = now.saturating_duration_since(self.started_at);
+        for (rate, lost) in [MIN_DATA_RATE, NEARLY_FULL_MIN_DATA_RATE]
+            .into_iter()
+            .zip(forfeited)
+        {
+            let credit = time_at_rate(*octets, rate).saturating_sub(*lost + elapsed);
+            *lost += credit.saturating_sub(MAX_RATE_CREDIT);
         }
     }
 
@@ -139,10 +159,15 @@ impl Deadline {
             DeadlineKind::Content {
                 silent_since,
                 octets,
+                forfeited: [usual, nearly_full],
                 discarded_since,
             } => {
-                let extension = octets.saturating_mul(1_000) / load.min_data_rate();
-                let by_rate = self.started_at + allowance + Duration::from_millis(extension);
+                let forfeited = match load {
+                    LoadLevel::Normal | LoadLevel::HalfFull => usual,
+                    LoadLevel::NearlyFull => nearly_full,
+                };
+                let paid = time_at_rate(octets, load.min_data_rate()).saturating_sub(forfeited);
+                let by_rate = self.started_at + allowance + paid;
                 let ends_at = by_rate.min(silent_since + allowance);
                 match (discarded_since, load) {
                     (None, _) => ends_at,
@@ -154,6 +179,14 @@ impl Deadline {
     }
 }
 
+/// Returns the time in which `octets` arrive at `rate` octets per second.
+fn time_at_rate(octets: u64, rate: u64) -> Duration {
+    Duration::from_millis(octets.saturating_mul(1_000) / rate)
+}
+
+/// How long a client whose content arrived faster than the minimum data rate may be slower afterwards. Without this limit, a
+/// client that sends 50 MB at once could hold its connection slot and the memory for hours with an octet now and then.
+const MAX_RATE_CREDIT: Duration = Duration::from_secs(60);
 /// Maximum time for discarding rejected content. Content is read and discarded, because a sender reads the rejection reply
 /// only after it has sent all its content.
 const MAX_DISCARD_TIME: Duration = Duration::from_secs(600);
@@ -237,6 +270,31 @@ mod tests {
         deadline.restart_content_pause_limit(plus_seconds(start, 1));
         deadline.set_content_octets_for_deadline(1_000_000);
         assert_eq!(seconds_to_deadline_per_load(deadline, start), [11, 6, 6]);
+    }
+
+    #[test]
+    fn octets_sent_at_once_buy_at_most_a_minute_for_a_slower_rest() {
+        let start = Instant::now();
+        let timeout = Duration::from_secs(100);
+        let mut deadline = Deadline::new_content_deadline(start, timeout);
+        let mut octets = 50_000_000;
+        // One octet each four seconds, which is within the limit for a pause.
+        for second in (0..80).step_by(4) {
+            deadline.set_content_octets_for_deadline(octets);
+            deadline.restart_content_pause_limit(plus_seconds(start, second));
+            octets += 1;
+        }
+        assert_eq!(
+            seconds_to_deadline_per_load(deadline, start),
+            [160, 110, 65]
+        );
+        // Content that then arrives at the minimum data rate extends the deadline again.
+        deadline.set_content_octets_for_deadline(octets + 20_000);
+        deadline.restart_content_pause_limit(plus_seconds(start, 120));
+        assert_eq!(
+            seconds_to_deadline_per_load(deadline, start),
+            [200, 150, 70]
+        );
     }
 
     #[test]

@@ -67,10 +67,10 @@ pub const NEARLY_FULL_TIMEOUT: Duration = Duration::from_secs(5);
 /// transaction open. Such a client loses no mail if its connection ends.
 const NEARLY_FULL_IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Minimum average data rate of mail content in octets per second; a slower client is disconnected.
-const MIN_DATA_RATE: u64 = 500;
+pub const MIN_DATA_RATE: u64 = 500;
 /// Minimum average data rate of mail content in octets per second while at least 90 % of the connection slots are taken. At
 /// this rate a mail of 128 KiB takes 33 seconds.
-const NEARLY_FULL_MIN_DATA_RATE: u64 = 4_000;
+pub const NEARLY_FULL_MIN_DATA_RATE: u64 = 4_000;
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,12 @@
 //! PEM files with certificates and keys: reading them, and describing other content found in them.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Display, Path};
 
 use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
+
+use crate::os::regular_file::{PIPE_TIMEOUT, read_file_or_pipe};
 
 /// The expected content of a PEM file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl PemKind {
 /// Reads a file of at most [`MAX_PEM_OCTETS`], without the byte order mark that some editors put at its start.
 ///
 /// # Errors
-/// The file cannot be read, or it is too long ([`io::ErrorKind::FileTooLarge`]).
+/// The file cannot be read, is a pipe that does not end, or is too long ([`io::ErrorKind::FileTooLarge`]).
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut octets = read_unchanged(file)?;
     if octets.starts_with(UTF8_MARK) {
@@ -51,16 +52,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`read`].
 pub fn read_unchanged(file: &Path) -> io::Result<Vec<u8>> {
-    let mut octets = Vec::new();
-    let mut limited = File::open(file)?.take(MAX_PEM_OCTETS + 1);
-    limited.read_to_end(&mut octets)?;
-    if octets.len() as u64 > MAX_PEM_OCTETS {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("the file is longer than {MAX_PEM_OCTETS} octets"),
-        ));
-    }
-    Ok(octets)
+    read_file_or_pipe(file, MAX_PEM_OCTETS, PIPE_TIMEOUT)
 }
 
 /// Returns a description of what `file` contains instead of `wanted`, and the fix. `octets` is the content of `file`.

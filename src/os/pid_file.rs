@@ -22,7 +22,7 @@ impl PidFile {
     /// bind and does not overwrite the file.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written, or holds more than a process id: the path may name a key or a database by mistake.
     pub fn write(path: &Path) -> io::Result<PidFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -38,6 +38,9 @@ impl PidFile {
             if tries.next().is_some() && !is_same_file(path, &file) {
                 continue;
             }
+            if file.metadata()?.len() > MAX_OCTETS {
+                return Err(io::Error::other(TOO_LONG));
+            }
             file.set_len(0)?;
             writeln!(file, "{}", std::process::id())?;
             // If unlocking fails, closing the file unlocks it.
@@ -52,6 +55,9 @@ impl PidFile {
         let is_special = |metadata: &fs::Metadata| !metadata.is_file() && !metadata.is_dir();
         match path.metadata() {
             Ok(metadata) if is_special(&metadata) => Some(io::Error::other(NOT_REGULAR)),
+            Ok(metadata) if metadata.is_file() && metadata.len() > MAX_OCTETS => {
+                Some(io::Error::other(TOO_LONG))
+            }
             _ => secure_open::check_writable(path),
         }
     }
@@ -140,6 +146,7 @@ fn contains_own_process_id(file: &mut File) -> io::Result<bool> {
 }
 
 const NOT_REGULAR: &str = "not a regular file";
+const TOO_LONG: &str = "the file holds more than a process id, and is left as it is";
 /// How long to wait for the lock of another server that writes or removes the PID file.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 const LOCK_TICK: Duration = Duration::from_millis(5);

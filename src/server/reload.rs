@@ -14,9 +14,13 @@ use super::running::RunningServer;
 use super::settings::{log_certificate_warnings, log_config_warnings, tls_files};
 use super::store_factory::{ConfiguredOrCustomStore, RunningStore};
 use crate::config::Config;
+#[cfg(feature = "mysql")]
+use crate::config::{DatabaseTlsMode, StoreKind};
 use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::feed::Feed;
 use crate::metrics::{Metrics, ReloadOutcome, ReloadTarget};
+#[cfg(feature = "mysql")]
+use crate::net::authorities::load_authorities;
 use crate::net::tls::{TlsCredentials, TlsFilesFingerprint};
 use crate::smtp::RecipientHook;
 
@@ -83,6 +87,9 @@ impl ReloadBase {
         let needs_store = self
             .stores
             .config_change_needs_new_store(&self.config, &new_config);
+        if needs_store {
+            check_mysql_authorities(&new_config)?;
+        }
         let start_store = || self.stores.start(&new_config, &self.metrics, &self.feed);
         let store = needs_store.then(start_store).transpose();
         let feed_stream = NewStream::of_change(stores, &self.config, &new_config);
@@ -228,6 +235,23 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
     ];
     let differ = restored.into_iter().filter(|(_, differs)| *differs);
     differ.map(|(key, _)| key).collect()
+}
+
+/// Checks the file of MYSQL_CA. The store would read it for each connection only, so that a running store that saves mail would
+/// be replaced by one that cannot connect.
+#[cfg(feature = "mysql")]
+fn check_mysql_authorities(new_config: &Config) -> Result<(), ReloadError> {
+    let is_used =
+        new_config.store == StoreKind::MySql && new_config.mysql_tls == DatabaseTlsMode::Verified;
+    let ca_file = new_config.mysql_ca_file.as_deref().filter(|_| is_used);
+    load_authorities("MYSQL_CA", ca_file)
+        .map(drop)
+        .map_err(|error| ReloadError::Start(error.into()))
+}
+
+#[cfg(not(feature = "mysql"))]
+fn check_mysql_authorities(_: &Config) -> Result<(), ReloadError> {
+    Ok(())
 }
 
 /// Reads the password files of the new configuration. A file that only root may read keeps its password.

@@ -104,7 +104,7 @@ impl XclientState {
     /// because a PROXY header gave it) and `attributes` has a different one, returns `false` and changes nothing.
     pub fn apply_xclient_attributes(&mut self, attributes: XclientAttributes) -> bool {
         if attributes.address != XclientAddress::NotGiven {
-            if self.is_address_locked && attributes.address != self.address {
+            if self.is_address_locked && !self.is_same_address(attributes.address) {
                 return false;
             }
             self.address = attributes.address;
@@ -114,10 +114,19 @@ impl XclientState {
         true
     }
 
-    /// If an XCLIENT was accepted, rejects each later XCLIENT that changes the client address. Called after each accepted
-    /// RCPT, because the proxy then forwards the client's commands unchanged.
+    /// Returns whether `address` is the client address that is in use; the proxy's own one is in use until XCLIENT gives one.
+    fn is_same_address(&self, address: XclientAddress) -> bool {
+        let in_use = match self.address {
+            XclientAddress::NotGiven => XclientAddress::Unknown,
+            given => given,
+        };
+        address == in_use
+    }
+
+    /// Rejects each later XCLIENT that changes the client address. Called after each accepted RCPT, because the proxy then
+    /// forwards the client's commands unchanged. With `xclient off`, nginx has sent no XCLIENT before.
     pub fn forbid_xclient_address_change(&mut self) {
-        self.is_address_locked |= self.was_applied;
+        self.is_address_locked = true;
     }
 
     /// Returns whether an XCLIENT command was accepted.

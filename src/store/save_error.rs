@@ -80,7 +80,7 @@ struct OutcomeUnknown(String);
 
 #[cfg_attr(
     not(feature = "sqlite"),
-    allow(dead_code, reason = "only the SQLite store makes these errors")
+    allow(dead_code, reason = "only the SQLite store makes both errors")
 )]
 impl SaveError {
     /// Returns an error that says that another program has locked the store.

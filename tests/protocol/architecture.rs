@@ -17,9 +17,9 @@ const PLAN: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("panics", &["metrics"]),
     ("logging", &["os", "metrics", "sync"]),
-    ("config", &["smtp"]),
+    ("config", &["smtp", "os"]),
     ("mail", &["smtp", "sync"]),
-    ("net", &["metrics", "sync"]),
+    ("net", &["metrics", "os", "sync"]),
     (
         "feed",
         &["mail", "smtp", "metrics", "logging", "panics", "sync"],

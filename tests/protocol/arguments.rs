@@ -253,3 +253,26 @@ fn command(arguments: &[&str]) -> Command {
     command.args(arguments);
     command
 }
+
+#[test]
+fn endless_configuration_file_is_an_error_and_a_pipe_is_read() {
+    let folder = TempDir::new().expect("a temporary folder");
+    for arguments in [&["-config=/dev/zero"][..], &["check", "-config=/dev/zero"]] {
+        let ended = run(folder.path(), arguments);
+        assert_eq!(ended.status, 1, "{arguments:?}");
+        let text = ended.stdout + &ended.stderr;
+        assert!(
+            text.contains("/dev/zero: the file is longer than 16777216 octets; name a "),
+            "{text}"
+        );
+    }
+    let script =
+        r#"(sleep 0.1; echo '{"GM_MAIL_TABLE": "piped"}') | "$1" schema -config=/dev/stdin"#;
+    let shell = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(binary())
+        .output();
+    let printed = shell.expect("the shell starts").stdout;
+    let printed = String::from_utf8(printed).expect("UTF-8");
+    assert!(printed.contains("`piped`"), "{printed}");
+}

@@ -62,6 +62,53 @@ fn bars_of_a_picture_are_proportional_to_their_figures() {
 }
 
 #[test]
+fn lines_of_a_series_have_a_point_for_each_row_in_proportion_to_its_figure() {
+    let table = series();
+    let picture = table.picture();
+    let document = Document::parse(&picture).expect("well-formed XML");
+    let lines: Vec<Vec<(f64, f64)>> = document.descendants().filter_map(points).collect();
+    assert_eq!(lines.len(), table.drawn.len());
+    for line in &lines {
+        assert_eq!(line.len(), table.rows.len());
+        let rises: Vec<f64> = line.windows(2).map(|pair| pair[0].1 - pair[1].1).collect();
+        let steps: Vec<f64> = line.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+        assert!(steps.iter().all(|step| (step - steps[0]).abs() < 0.2));
+        // The figures rise by the same amount from row to row and fall by five times as much after the sixth.
+        assert!(rises[0] > 1.0, "{rises:?}");
+        for (rise, wanted) in rises.iter().zip([1.0, 1.0, 1.0, 1.0, 1.0, -5.0]) {
+            assert!((rise - wanted * rises[0]).abs() < 0.5, "{rises:?}");
+        }
+    }
+    let texts = texts(&document);
+    for text in [
+        "resident <MiB>",
+        "6.0",
+        "threads",
+        "18",
+        "100 mails",
+        "2,000 mails",
+    ] {
+        assert!(texts.contains(&text), "{text} is not in {texts:?}");
+    }
+}
+
+#[test]
+fn page_shows_the_median_of_each_tenth_of_a_series() {
+    let table = series();
+    let section = table.section();
+    let rows: Vec<&str> = section
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .collect();
+    assert_eq!(rows.len(), 2 + 10, "{section}");
+    assert_eq!(rows[1], "|---:|---:|---:|", "{section}");
+    assert_eq!(rows[2], "| 200 | 2.0 | 6 |", "{section}");
+    assert_eq!(rows[4], "| 600 | 6.0 | 18 |", "{section}");
+    assert_eq!(rows[11], "| 2,000 | 2.0 | 6 |", "{section}");
+    assert_eq!(Table::from_tsv(&table.to_tsv()), Ok(table));
+}
+
+#[test]
 fn picture_has_colors_for_light_and_dark_backgrounds() {
     let picture = sample().picture();
     assert!(picture.contains("prefers-color-scheme:dark"), "{picture}");
@@ -173,6 +220,32 @@ fn sample() -> Table {
         table.push(row.map(str::to_owned).to_vec());
     }
     table
+}
+
+/// Returns a series of 20 rows whose figures rise from 1 to 6 again and again.
+fn series() -> Table {
+    let drawn = ["resident <MiB>", "threads"];
+    let columns = ["mails", drawn[0], drawn[1]];
+    let mut table = Table::new("series", "Many mails", &columns, &drawn);
+    table.is_series = true;
+    for number in 0..20 {
+        let figure = number % 6 + 1;
+        table.push(vec![
+            whole(f64::from(number + 1) * 100.0),
+            format!("{figure}.0"),
+            (figure * 3).to_string(),
+        ]);
+    }
+    table
+}
+
+fn points(node: Node) -> Option<Vec<(f64, f64)>> {
+    let points = node.attribute("points")?.split(' ');
+    let points = points.map(|point| {
+        let (x, y) = point.split_once(',').expect("two numbers");
+        (x.parse().expect("a number"), y.parse().expect("a number"))
+    });
+    Some(points.collect())
 }
 
 fn texts<'a>(document: &'a Document) -> Vec<&'a str> {

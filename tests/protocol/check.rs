@@ -35,6 +35,24 @@ fn check_next_to_a_running_server_changes_nothing() {
 }
 
 #[test]
+fn check_says_how_to_correct_a_malformed_redis_interface() {
+    for url in ["redis://:secret@h:1/x", "redis://:secret@[::1:5"] {
+        let folder = with_config(&[
+            ("GM_STORE", "mysql"),
+            ("MYSQL_HOST", "127.0.0.1:1"),
+            ("REDIS_INTERFACE", url),
+        ]);
+        let (status, printed) = check(folder.path());
+        assert_eq!(status, 1, "{printed}");
+        let mut lines = printed.lines();
+        let line = lines.find(|line| line.starts_with("error: REDIS_INTERFACE: "));
+        let line = line.expect("a finding about Redis");
+        assert!(line.contains("; write host:port, "), "{line}");
+        assert!(!printed.contains("secret"), "{printed}");
+    }
+}
+
+#[test]
 fn check_with_only_warnings_exits_with_0() {
     let folder = with_config(&[("GM_STORE", "discard"), ("GSMTP_MAXSIZE", "1")]);
     assert_eq!(

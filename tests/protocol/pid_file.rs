@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use testkit::{Server, test, wait_for};
+use testkit::ended::run;
+use testkit::{Server, test, wait_for, write_config};
 
 /// A change to the PID file of a running server.
 type Change = fn(&Server);
@@ -133,4 +134,23 @@ fn pid_file_mode_is_0644_whatever_the_umask() {
     let server = Server::start_with(folder, &SETTINGS, testkit::with_umask("000"));
     let mode = wait_for("the PID file", || fs::metadata(server.path("pid")).ok());
     assert_eq!(mode.permissions().mode() & 0o777, 0o644);
+}
+
+#[test]
+fn file_that_holds_more_than_a_process_id_is_left_as_it_is() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let content = "-----BEGIN PRIVATE KEY-----\n".repeat(3);
+    let file = folder.path().join("pid");
+    fs::write(&file, &content).expect("a file");
+    write_config(folder.path(), &SETTINGS);
+    for arguments in [&["check"][..], &[]] {
+        let ended = run(folder.path(), arguments);
+        assert_eq!(ended.status, 1, "{arguments:?}");
+        let text = ended.stdout + &ended.stderr;
+        assert!(
+            text.contains("PID_FILE: cannot write pid: the file holds more than a process id"),
+            "{text}"
+        );
+        assert_eq!(fs::read_to_string(&file).expect("the file"), content);
+    }
 }

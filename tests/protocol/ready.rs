@@ -97,6 +97,15 @@ fn ready_reports_another_http_server_and_prints_no_control_characters() {
     assert!(ready.stderr.starts_with(&expected), "{ready:?}");
     assert_eq!((ready.status, ready.stdout.as_str()), (1, ""));
 
+    // Many programs answer every path with a page of their own.
+    let page = http_server("127.0.0.1:0", "HTTP/1.1 200 OK\r\n\r\n<html></html>\n");
+    let ready = ready_with_status_interface(&page.to_string());
+    let expected = format!(
+        "goguerrilla: {page}: expected a text that begins with \"ok\" for /readyz, but found another one; "
+    );
+    assert!(ready.stderr.starts_with(&expected), "{ready:?}");
+    assert_eq!((ready.status, ready.stdout.as_str()), (1, ""));
+
     let hostile = http_server("127.0.0.1:0", "HTTP/1.1 200 OK\r\n\r\nok \x1b[2J\n");
     let ready = ready_with_status_interface(&hostile.to_string());
     assert_eq!(outcome(&ready), (0, "ok \u{fffd}[2J\n", ""));

@@ -1,9 +1,13 @@
 //! SIGHUP: the configuration is read again, all or nothing, while mail is received.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use tempfile::TempDir;
 
 use testkit::certificates::{KeyKind, Pair};
 use testkit::ports::free_port;
@@ -259,4 +263,29 @@ fn server_greets(server: &Server) -> Client {
     let mut client = Client::connect(server.address);
     client.expect("220 ");
     client
+}
+
+#[test]
+fn pipe_in_place_of_a_file_is_refused_and_the_server_still_stops() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let pair = Pair::make(folder.path(), "a", KeyKind::EcdsaP256, 30);
+    let (chain, key) = (pair.chain.to_str(), pair.key.to_str());
+    let keys = [
+        ("GSMTP_PUB_KEY", chain.expect("UTF-8")),
+        ("GSMTP_PRV_KEY", key.expect("UTF-8")),
+    ];
+    let mut server = Server::start_in(folder, &keys);
+    let replace_by_pipe = |file: &Path| {
+        fs::rename(file, server.path("moved")).expect("a rename");
+        mkfifo(file, Mode::S_IRWXU).expect("a pipe");
+        server.signal(Signal::SIGHUP);
+    };
+    replace_by_pipe(&pair.key);
+    server.wait_for_log(" reload_refused reason=\"GSMTP_PRV_KEY: cannot read ");
+    fs::rename(server.path("moved"), &pair.key).expect("a rename");
+    write_config(server.folder.path(), &keys);
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(" reload\n");
+    replace_by_pipe(&server.path("goguerrilla.conf"));
+    assert!(server.stop().success());
 }

@@ -19,7 +19,7 @@ use socket2::SockRef;
 use tempfile::TempDir;
 
 use testkit::certificates::{KeyKind, Pair};
-use testkit::status::figures;
+use testkit::status::{STATUS, figures, wait_for_metric};
 use testkit::steps::wait_for_disconnects;
 use testkit::tls::{
     TlsClient, TlsServer, certificate, config_trusting, config_with, connection, starttls,
@@ -234,6 +234,14 @@ fn client_hello_in_one_octet_records_does_not_panic() {
         Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "{error}"),
     }
     assert!(!tls.server.log().contains("panicked"));
+}
+
+#[test]
+fn client_that_closes_before_the_handshake_counts_as_client_left() {
+    let tls = TlsServer::start(&[STATUS]);
+    drop(TcpStream::connect(tls.implicit_tls_address).expect("the server accepts"));
+    let name = "goguerrilla_connections_total{listener=\"smtps\",outcome=\"client_left\"}";
+    wait_for_metric(&tls.server, name, 1.0);
 }
 
 #[test]

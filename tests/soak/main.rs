@@ -1,5 +1,6 @@
 //! Tests that run for minutes: `make soak`.
 
+mod endurance;
 mod fleet;
 mod galera;
 mod hold;

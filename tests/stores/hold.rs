@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use mysql::prelude::Queryable;
 use testkit::galera::Galera;
 use testkit::galera_faults;
 use testkit::load::{Load, assert_no_loss_or_duplicate};
@@ -88,6 +89,30 @@ fn mail_gets_451_within_a_second_if_it_may_not_wait_for_mariadb() {
         note!("451 after {waited:?}");
         assert_took(waited, AT_ONCE);
     }
+}
+
+#[test]
+fn locked_table_is_waited_for_as_long_as_the_hold_says_and_for_5_seconds_without_one() {
+    let database = MariaDb::start();
+    let mut holder = database.connection();
+    let mut time_until_451 = |hold: &str| {
+        let server = database.server(&[("GM_HOLD_SECONDS", hold)]);
+        send_mail(&server, "before").expect("250 2.0.0 ");
+        holder
+            .query_drop("LOCK TABLES new_mail WRITE")
+            .expect("locked");
+        let sent_at = Instant::now();
+        send_mail(&server, "not saved").expect("451 4.3.0 ");
+        let waited = sent_at.elapsed();
+        holder.query_drop("UNLOCK TABLES").expect("unlocked");
+        note!("GM_HOLD_SECONDS {hold}: 451 after {waited:?}");
+        waited
+    };
+    let (held, not_held) = (time_until_451("1"), time_until_451("0"));
+    assert!(held >= Duration::from_secs(1), "{held:?}");
+    assert!(not_held >= Duration::from_secs(4), "{not_held:?}");
+    assert!(held * 2 < not_held, "{held:?}, {not_held:?}");
+    assert_eq!(database.count(), 2);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::mysql_faults::server_with_hosts_file;
@@ -19,7 +20,7 @@ use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER, with_hosts};
 use testkit::ports::free_port;
 use testkit::server_programs::is_mysql;
 use testkit::steps::reload;
-use testkit::{AT_ONCE, Server, needs, needs_root, short_mail, test, wait_for};
+use testkit::{AT_ONCE, Server, needs, needs_root, short_mail, test, wait_for, write_config};
 
 /// Maximum time until the reply: ten times the expected 20 s, 10 s for a COMMIT and 10 s until the batch is given up.
 const MAX_REPLY_TIME: Duration = Duration::from_secs(200);
@@ -438,8 +439,20 @@ fn sighup_applies_mysql_tls_and_mysql_ca() {
     let server = tls.database.server_at(&host, &[]);
     wait_until_saved(&server, "plaintext");
     let reload_with = |settings: &[(&str, &str)]| reload(&server, &with_hosts(&host, settings));
-    reload_with(&[("MYSQL_TLS", "Y"), ("MYSQL_CA", "/no/such/file")]);
-    assert_refused(&server, &["MYSQL_CA: ", "/no/such/file"]);
+    let damaged = tls.folder.path().join("damaged.pem");
+    let content = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    fs::write(&damaged, content).expect("a file is written");
+    for file in ["/no/such/file", text_of(&damaged)] {
+        let settings = with_hosts(&host, &[("MYSQL_TLS", "Y"), ("MYSQL_CA", file)]);
+        write_config(server.folder.path(), &settings);
+        server.signal(Signal::SIGHUP);
+        wait_for("the refused reload", || {
+            let log = server.log();
+            let mut refused = log.lines().filter(|line| line.contains(" reload_refused "));
+            refused.any(|line| line.contains(file)).then_some(())
+        });
+        wait_until_saved(&server, "in plaintext still");
+    }
     tls.require_tls();
     reload_with(&[("MYSQL_TLS", "Y"), ("MYSQL_CA", tls.ca())]);
     wait_until_saved(&server, "verified");

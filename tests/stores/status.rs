@@ -5,7 +5,8 @@ use std::time::Duration;
 use testkit::mariadb::MariaDb;
 use testkit::redis::Redis;
 use testkit::status::{STATUS, figures, get, wait_for_metric};
-use testkit::{short_mail, test, wait_for_within};
+use testkit::steps::send_mail;
+use testkit::{short_mail, test, wait_for, wait_for_within};
 
 /// The maximum time until the database's state is known: a check every two seconds, and pauses of up to four seconds between
 /// attempts to connect.
@@ -105,4 +106,29 @@ fn metrics_count_bodies_by_location() {
     deliver();
     wait_for_metric(&server, "goguerrilla_bodies_total{location=\"table\"}", 1.0);
     wait_for_metric(&server, "goguerrilla_redis_errors_total", 1.0);
+}
+
+#[test]
+fn bodies_of_a_mail_that_is_tried_again_and_again_are_counted_once() {
+    let database = MariaDb::start();
+    let redis = Redis::start();
+    let address = redis.address().to_string();
+    let server = database.server(&[
+        STATUS,
+        ("REDIS_INTERFACE", &address),
+        ("GM_HOLD_SECONDS", "60"),
+    ]);
+    database.sql("RENAME TABLE new_mail TO elsewhere");
+    let mut waiting = send_mail(&server, "held");
+    wait_for("three failed attempts", || {
+        let errors = "goguerrilla_store_errors_total{kind=\"unavailable\"}";
+        (figures(&server)[errors] >= 3.0).then_some(())
+    });
+    database.sql("RENAME TABLE elsewhere TO new_mail");
+    waiting.expect("250 2.0.0 ");
+    wait_for_metric(&server, "goguerrilla_recipients_saved_total", 1.0);
+    let figures = figures(&server);
+    let bodies =
+        |location| figures[&format!("goguerrilla_bodies_total{{location=\"{location}\"}}")];
+    assert_eq!(bodies("redis") + bodies("table"), 1.0);
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use testkit::ended::{run, run_command};
 use testkit::status::{STATUS, get};
-use testkit::{Server, TEST_TIMEOUT, send_signal, short_mail, test, wait_for};
+use testkit::{Server, TEST_TIMEOUT, binary, send_signal, short_mail, test, wait_for};
 
 const NOBODY: u32 = 65_534;
 
@@ -93,6 +93,17 @@ fn mail_gets_452_and_readyz_is_503_before_the_disk_is_full() {
     );
     let reply = deliver();
     assert!(reply.starts_with("452 4.3.1 "), "{reply}");
+    let script = r#"cd "$0" && exec "$@" check -config=goguerrilla.conf"#;
+    let mut check = testkit::command("nsenter");
+    check.args(["-t", &server.pid().to_string(), "-m", "sh", "-c", script]);
+    let checked = run_command(check.arg(server.folder.path()).arg(binary()));
+    assert_eq!(checked.status, 1, "{}", checked.stdout);
+    assert!(
+        checked.stdout.starts_with("error: GM_SQLITE_FILE: ")
+            && checked.stdout.contains("octets left"),
+        "{}",
+        checked.stdout
+    );
     // More than a mail needs is still free.
     fs::write(format!("{filler}2"), vec![0; 1 << 20]).expect("space is left");
     fs::remove_file(&filler).expect("the filler");

@@ -86,7 +86,8 @@ fn check_redis_cluster(settings: &RedisSettings) -> Vec<Diagnostic> {
 
 fn check_standalone_redis(settings: &RedisSettings, url: &str) -> Vec<Diagnostic> {
     if let Err(error) = RedisPool::new(settings, url, 1) {
-        return vec![Diagnostic::error(error)];
+        let fix = "write host:port, a socket path, or redis://user:pass@host:port/db";
+        return vec![Diagnostic::error(format!("{error}; {fix}"))];
     }
     match RedisReadConnection::open(settings, url) {
         Ok(mut redis) => check_redis_node(settings, &mut redis, None, Some(CHECK_KEY)),

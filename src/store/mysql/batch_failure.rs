@@ -2,7 +2,7 @@
 
 use super::MySqlStore;
 use super::error::MySqlErrorClass;
-use super::error_text::error_words;
+use super::error_text::{error_text, error_words};
 use super::pool::PooledDbConnection;
 use super::unknown_commit::UnknownCommit;
 
@@ -66,7 +66,7 @@ impl MySqlStore {
             // The host is marked as down even if it answered a moment ago, because another host may save the batch sooner.
             MySqlErrorClass::ConnectionLost | MySqlErrorClass::NotReady => {
                 let hosts = self.connector.hosts();
-                hosts.mark_down(connection.server.host, &error.to_string());
+                hosts.mark_down(connection.server.host, &error_text(error));
                 connection.broken = true;
             }
             // While the outcome of the COMMIT is unknown, it is also unknown whether the connection still has an open
@@ -91,7 +91,7 @@ impl MySqlStore {
                     "{error}; `goguerrilla check` names the fix, `goguerrilla schema` prints the table"
                 ),
                 MySqlErrorClass::TooLarge => error_words(error),
-                _ => error.to_string(),
+                _ => error_text(error),
             },
             unknown_commit,
         }

@@ -44,7 +44,10 @@ impl MySqlStore {
                 let error = self.commit_in_doubt(bodies_in, *commit, &failure.text);
                 return Err(BatchError::Store(error));
             }
-            let unavailable = SaveError::unavailable(failure.text.clone());
+            let unavailable = match failure.class {
+                MySqlErrorClass::Retry => SaveError::store_locked(failure.text.clone()),
+                _ => SaveError::unavailable(failure.text.clone()),
+            };
             match failure.class {
                 MySqlErrorClass::Full => {
                     return Err(BatchError::Store(SaveError::full(failure.text)));
@@ -78,7 +81,7 @@ impl MySqlStore {
             let is_lost = failure.class == MySqlErrorClass::ConnectionLost;
             let is_unreachable = is_lost || failure.class == MySqlErrorClass::NotReady;
             lost_connections += usize::from(is_unreachable);
-            let retry_until = self.retry_until(is_unreachable, lost_connections);
+            let retry_until = self.retry_until(failure.class, lost_connections);
             if Instant::now() + pause > retry_until || self.connector.is_retry_futile(is_lost) {
                 return Err(BatchError::Store(unavailable));
             }
@@ -91,11 +94,15 @@ impl MySqlStore {
 
     /// Returns until when a batch is retried here. After that the mails wait in the queue, which also finds a host that is
     /// back. Every other host gets one attempt, even if the first one has kept the batch for the longest time of a call.
-    fn retry_until(&self, is_unreachable: bool, lost_connections: usize) -> Instant {
+    fn retry_until(&self, class: MySqlErrorClass, lost_connections: usize) -> Instant {
         let hosts = self.connector.hosts().host_count();
-        match is_unreachable {
-            true if lost_connections < hosts => self.deadline,
-            true if hosts == 1 => self.began_at + UNREACHABLE_RETRY_TIME,
+        match class {
+            MySqlErrorClass::ConnectionLost | MySqlErrorClass::NotReady => match hosts {
+                hosts if lost_connections < hosts => self.deadline,
+                1 => self.began_at + SHORT_RETRY_TIME,
+                _ => self.began_at + RETRY_TIME,
+            },
+            MySqlErrorClass::Retry => self.began_at + SHORT_RETRY_TIME,
             _ => self.began_at + RETRY_TIME,
         }
     }
@@ -145,7 +152,8 @@ impl MySqlStore {
     }
 }
 
-/// Time for which a batch is retried after a lock or a deadlock, and after a lost connection if there are several hosts.
+/// Time for which a batch is retried if there are several hosts, or if a host allows no further connection or query.
 const RETRY_TIME: Duration = Duration::from_secs(5);
-/// Time for which a batch is retried after the connection to the only host was lost.
-const UNREACHABLE_RETRY_TIME: Duration = Duration::from_secs(1);
+/// Time for which a batch is retried after a lock or a deadlock, and after the connection to the only host was lost. After that
+/// GM_HOLD_SECONDS decides.
+const SHORT_RETRY_TIME: Duration = Duration::from_secs(1);

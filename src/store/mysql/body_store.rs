@@ -30,26 +30,44 @@ impl BodyStore {
 
     /// Waits until Redis has answered for the bodies of `batch`, and returns where the bodies are stored. `pending` is the
     /// result of [`begin_body_write`](BodyStore::begin_body_write). Bodies that Redis did not accept go into the table.
-    /// The bodies of each location are counted in `metrics`.
     pub(super) fn finish_body_write(
         &mut self,
         batch: &[Mail],
         pending: Option<&PendingBodyWrite>,
-        metrics: &Metrics,
     ) -> BodiesInRedis {
         let are_stored = match self {
             BodyStore::Cluster(bodies) => return bodies.store_batch_bodies(batch),
             BodyStore::Redis(bodies) => {
                 pending.is_some_and(|pending| bodies.finish_body_write(pending))
             }
-            BodyStore::Table => return BodiesInRedis::Table,
+            BodyStore::Table => return BodiesInRedis::Unused,
         };
-        let count = batch.iter().map(|mail| mail.recipients().len()).sum();
-        let (label, location) = match are_stored {
-            true => (BodyLocation::Redis, BodiesInRedis::Redis),
-            false => (BodyLocation::Table, BodiesInRedis::Table),
-        };
-        metrics.bodies.add(label, count);
-        location
+        match are_stored {
+            true => BodiesInRedis::Redis,
+            false => BodiesInRedis::Table,
+        }
+    }
+}
+
+impl BodiesInRedis {
+    /// Counts the bodies of mails that are saved now by location, if Redis is configured. A batch that is tried again is
+    /// counted once.
+    pub(super) fn count_saved_bodies<'a>(
+        &self,
+        mails: impl Iterator<Item = &'a Mail>,
+        metrics: &Metrics,
+    ) {
+        if matches!(self, BodiesInRedis::Unused) {
+            return;
+        }
+        let (mut redis, mut table) = (0, 0);
+        for recipient in mails.flat_map(Mail::recipients) {
+            match self.is_body_in_redis(&recipient.hash) {
+                true => redis += 1,
+                false => table += 1,
+            }
+        }
+        metrics.bodies.add(BodyLocation::Redis, redis);
+        metrics.bodies.add(BodyLocation::Table, table);
     }
 }

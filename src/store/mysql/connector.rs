@@ -14,6 +14,7 @@ use super::connect_options::PROBE_TIMEOUT;
 use super::connection::{CALL_TIMEOUT, ConnectedServer, MySqlConnection};
 use super::driver_connection::open_mysql_driver_connection;
 use super::driver_panic::catch_panic;
+use super::error_text::error_text;
 use super::galera::GaleraNodeView;
 use super::group_replication::GroupMember;
 use super::hanging::HangingCommits;
@@ -112,7 +113,7 @@ impl Connector {
                 Ok(_) => break,
                 Err(error) => {
                     all_refused &= is_immediate_connect_failure(error);
-                    hosts.mark_down(host, &error.to_string());
+                    hosts.mark_down(host, &error_text(error));
                 }
             }
         }

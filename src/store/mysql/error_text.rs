@@ -20,6 +20,15 @@ pub fn error_words(error: &Error) -> String {
     }
 }
 
+/// Returns the text of an error for the log and /readyz: the text of the driver, with its name for the kind of error, unless it
+/// means that a time limit of the socket has passed.
+pub fn error_text(error: &Error) -> String {
+    match is_timeout(error) {
+        true => format!("{}; {SILENT_HOST_FIX}", error_words(error)),
+        false => error.to_string(),
+    }
+}
+
 /// Returns whether the error means that a time limit of the socket has passed. Its own text is that of EAGAIN, "Resource
 /// temporarily unavailable".
 pub fn is_timeout(error: &Error) -> bool {
@@ -135,6 +144,16 @@ mod tests {
             mysql_read_error_text_and_fix(&Error::IoError(late), &plain),
             format!("MYSQL_HOST: the database did not answer in time; {SILENT_HOST_FIX}")
         );
+        let late = || std::io::Error::from_raw_os_error(11);
+        for error in [Error::IoError(late()), Error::CodecError(late().into())] {
+            assert_eq!(
+                error_text(&error),
+                format!("the database did not answer in time; {SILENT_HOST_FIX}")
+            );
+        }
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let text = error_text(&Error::IoError(refused));
+        assert_eq!(text, "IoError { connection refused }");
         let codec = "IO error: `Connection reset by peer (os error 104)'";
         assert_eq!(
             text_in_codec_error(codec),

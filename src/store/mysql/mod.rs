@@ -13,8 +13,8 @@
 //!                                                   (`MAX_TIME_AFTER_CLAIM`)
 //! a connection from the pool, before the mails of   0.9 s, with several hosts 5 s (`CONNECTION_TIMEOUT`,
 //! the batch are taken from the queue                `CONNECTION_TIMEOUT_OF_SEVERAL_HOSTS`); ends at once if the store is down
-//! retries of a batch after a lock or a deadlock     5 s (`RETRY_TIME`)
-//! retries of a batch after a lost connection        1 s (`UNREACHABLE_RETRY_TIME`), with several hosts 5 s or until each had
+//! retries of a batch after a lock or a deadlock     1 s (`SHORT_RETRY_TIME`), then GM_HOLD_SECONDS; 5 s if that is 0
+//! retries of a batch after a lost connection        1 s (`SHORT_RETRY_TIME`), with several hosts 5 s or until each had
 //!                                                   one attempt; ends at once if every host refuses connections
 //! the batch until its COMMIT is sent                20 s (`BATCH_TIMEOUT`)
 //! one statement, also a COMMIT                      10 s (`CALL_TIMEOUT`); with several hosts about 3 s if the host does not
@@ -139,8 +139,7 @@ impl SaveMail for MySqlStore {
         // Inserts the rows while Redis stores the bodies; if Redis fails, the INSERTs are rolled back and run again.
         let mut inserted =
             (pending_bodies.as_ref()).map(|_| self.insert_batch_part(batch, &BodiesInRedis::Redis));
-        let metrics = self.connector.health().metrics();
-        let bodies_in = (self.bodies).finish_body_write(batch, pending_bodies.as_ref(), metrics);
+        let bodies_in = (self.bodies).finish_body_write(batch, pending_bodies.as_ref());
         if !matches!(bodies_in, BodiesInRedis::Redis)
             && let Some(Ok(mut connection)) = inserted.take()
         {
@@ -153,6 +152,11 @@ impl SaveMail for MySqlStore {
         });
         // Returns the connection to the pool, which replaces a broken one.
         self.connection = None;
+        let saved = std::iter::zip(batch, &outcomes).filter(|(_, outcome)| outcome.is_ok());
+        bodies_in.count_saved_bodies(
+            saved.map(|(mail, _)| mail),
+            self.connector.health().metrics(),
+        );
         outcomes
     }
 }

@@ -11,6 +11,7 @@ use r2d2::{HandleError, ManageConnection, Pool, PooledConnection};
 use super::call_timeout;
 use super::connection::MySqlConnection;
 pub use super::connector::{Connector, TableInfoCallback};
+use super::error_text::error_text;
 pub use super::settings::{MySqlHostAddress, MySqlSettings, MySqlTls};
 use crate::store::health::{SLOW_REQUEST_AFTER, StoreHealth};
 
@@ -120,7 +121,7 @@ impl HandleError<mysql::Error> for ConnectErrorHandler {
         // While other connections are open, a refused connection does not mean that the store is unavailable: the server may
         // allow fewer connections than there are writers. A dead connection is dropped at its next use.
         if self.open_connections.load(Ordering::SeqCst) == 0 {
-            self.health.record_store_unreachable(&error.to_string());
+            self.health.record_store_unreachable(&error_text(&error));
         }
     }
 }

@@ -13,6 +13,7 @@ use mysql::Conn;
 use r2d2::Pool;
 
 use super::backoff::jittered;
+use super::error_text::error_text;
 use super::host_state::MySqlHostState;
 use super::pool::Connector;
 
@@ -46,7 +47,7 @@ fn run(connector: &Connector, host: usize, pool: &Weak<Pool<Connector>>) {
             Ok(MySqlHostState::Standby(reason)) => hosts.mark_standby(host, &reason),
             Ok(MySqlHostState::Unhealthy(reason)) => hosts.mark_down(host, &reason),
             Err(error) => {
-                hosts.mark_down(host, &error.to_string());
+                hosts.mark_down(host, &error_text(&error));
                 // A host that refuses a check with an error of its own, such as too many connections, may still answer calls.
                 let is_silent = !matches!(error, mysql::Error::MySqlError(_));
                 if is_silent && hosts.is_excluded_while_another_is_up(host) {

@@ -119,6 +119,7 @@ impl CommitLookUpState {
             let mut second_commit = None;
             let error = match self.store_missing_rows(part, &mut second_commit) {
                 Ok(true) => {
+                    (self.bodies_in).count_saved_bodies(part.iter(), connector.health().metrics());
                     log::warn!(mails = part.len(); "commit_resolved");
                     return Ok(());
                 }

@@ -90,6 +90,8 @@ fn split_credentials(url: &str) -> (&str, &str) {
 
 /// Which bodies of a batch are in Redis.
 pub enum BodiesInRedis {
+    /// No body, because Redis is not configured: all bodies go into column `mail` of the table.
+    Unused,
     /// No body: all bodies go into column `mail` of the table.
     Table,
     /// All bodies of the batch.
@@ -102,7 +104,7 @@ impl BodiesInRedis {
     /// Returns whether the body of this mail id is in Redis.
     pub fn is_body_in_redis(&self, hash: &MailId) -> bool {
         match self {
-            BodiesInRedis::Table => false,
+            BodiesInRedis::Unused | BodiesInRedis::Table => false,
             BodiesInRedis::Redis => true,
             BodiesInRedis::Some(hashes) => hashes.contains(hash),
         }

@@ -42,6 +42,9 @@ pub fn classify_sqlite_error(file: &Path, error: &rusqlite::Error) -> Classified
         None if matches!(error, rusqlite::Error::ToSqlConversionFailure(_)) => {
             (BatchError::Mail(SaveError::full(text(""))), false)
         }
+        None if matches!(error, rusqlite::Error::StatementChangedRows(_)) => {
+            (BatchError::Mail(SaveError::refused(text(""))), false)
+        }
         Some(ErrorCode::DiskFull) => (
             BatchError::Store(SaveError::full(text("; free disk space"))),
             false,
@@ -86,6 +89,9 @@ pub fn describe_error(error: &rusqlite::Error) -> String {
     let other_table = "a table of that name with other columns may be there: rename it, or name another one in GM_MAIL_TABLE";
     match error {
         rusqlite::Error::SqlInputError { msg, .. } => format!("{msg}; {other_table}"),
+        rusqlite::Error::StatementChangedRows(_) => {
+            "INSERT stored no row: a trigger of the table ignores it with RAISE(IGNORE); drop or change that trigger".to_owned()
+        }
         error if error.sqlite_error_code() == Some(ErrorCode::Unknown) => {
             format!("{error}; {other_table}")
         }

@@ -325,6 +325,7 @@ impl OpenSqliteDatabase {
         for mail in mails {
             let row = Row::new(mail, &TableColumns::DEFAULT);
             for delivery in mail.recipients() {
+                let changes = self.connection.total_changes();
                 let inserted = insert.execute(params![
                     now,
                     row.from,
@@ -350,6 +351,10 @@ impl OpenSqliteDatabase {
                     }
                     _ => error,
                 })?;
+                // A trigger may ignore a row without an error. The changes of triggers count too, because a view counts none.
+                if self.connection.total_changes() == changes {
+                    return Err(rusqlite::Error::StatementChangedRows(0));
+                }
             }
         }
         Ok(())

@@ -32,7 +32,11 @@ pub fn get_json(server: &Server, path: &str) -> serde_json::Value {
 
 /// Returns the status, head and body of a GET request with these header lines.
 pub fn get_with_headers(server: &Server, path: &str, headers: &str) -> (u16, String, String) {
-    let mut socket = TcpStream::connect(address(server)).expect("the server accepts");
+    request(address(server), path, headers)
+}
+
+fn request(status: SocketAddr, path: &str, headers: &str) -> (u16, String, String) {
+    let mut socket = TcpStream::connect(status).expect("the server accepts");
     let time_limit = Some(Duration::from_secs(10));
     socket.set_read_timeout(time_limit).expect("an open socket");
     let request = format!("GET {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n");
@@ -54,7 +58,12 @@ pub fn get_with_headers(server: &Server, path: &str, headers: &str) -> (u16, Str
 
 /// Returns every sample by its name with labels.
 pub fn figures(server: &Server) -> HashMap<String, f64> {
-    let (code, page) = get(server, "/metrics");
+    figures_at(address(server))
+}
+
+/// Returns every sample of the status endpoint at this address. Unlike [`figures`] it reads no log, which may be long.
+pub fn figures_at(status: SocketAddr) -> HashMap<String, f64> {
+    let (code, _, page) = request(status, "/metrics", "Host: status.test\r\n");
     assert_eq!(code, 200);
     let samples = page.lines().filter(|line| !line.starts_with('#'));
     let figures = samples.map(|line| {

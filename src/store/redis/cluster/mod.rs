@@ -31,7 +31,7 @@ use super::{
     SlotsOwnedOrMigrating, compressed_bodies_with_mail_ids,
 };
 use crate::mail::{Mail, MailId};
-use crate::metrics::{BodyLocation, Component, Metrics};
+use crate::metrics::{Component, Metrics};
 use crate::panics;
 use crate::sync::lock;
 
@@ -135,18 +135,12 @@ impl ClusterBodyWriter {
     /// Stores the bodies of a batch and returns which of them are in Redis.
     pub fn store_batch_bodies(&mut self, batch: &[Mail]) -> BodiesInRedis {
         let octets: usize = batch.iter().map(Mail::estimated_stored_octets).sum();
-        let count: usize = batch.iter().map(|mail| mail.recipients().len()).sum();
         let stored = match octets > MAX_BODIES_OCTETS {
             true => HashSet::new(),
             false => compressed_bodies_with_mail_ids(batch)
                 .map(|bodies| self.store_bodies(bodies))
                 .unwrap_or_default(),
         };
-        let metrics = &self.cluster.shared.metrics;
-        metrics.bodies.add(BodyLocation::Redis, stored.len());
-        metrics
-            .bodies
-            .add(BodyLocation::Table, count - stored.len());
         BodiesInRedis::Some(stored)
     }
 

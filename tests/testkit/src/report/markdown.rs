@@ -5,17 +5,24 @@ use super::{NO_FIGURE, Table, number};
 impl Table {
     /// Returns the table as Markdown; columns of numbers are aligned to the right.
     pub fn markdown(&self) -> String {
+        let tenths = if self.is_series {
+            self.tenths()
+        } else {
+            Vec::new()
+        };
+        let shown = if self.is_series { &tenths } else { &self.rows };
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let is_numeric = |column: usize| {
-            let mut cells = self.rows.iter().map(|row| row[column].as_str());
-            column > 0 && cells.all(|cell| cell == NO_FIGURE || number(cell).is_some())
+            let mut cells = shown.iter().map(|row| row[column].as_str());
+            (column > 0 || self.is_series)
+                && cells.all(|cell| cell == NO_FIGURE || number(cell).is_some())
         };
         let rules = (0..self.columns.len()).map(|column| match is_numeric(column) {
             true => "---:",
             false => "---",
         });
         let rule = format!("|{}|\n", rules.collect::<Vec<_>>().join("|"));
-        let rows = self.rows.iter().map(|row| line(row));
+        let rows = shown.iter().map(|row| line(row));
         line(&self.columns) + &rule + &rows.collect::<String>()
     }
 
@@ -57,8 +64,13 @@ pub fn replace(page: &str, table: &Table) -> String {
 /// Returns the comments around the text of a table.
 fn marks(table: &Table) -> (String, String) {
     let name = &table.name;
+    let writer = if table.is_series {
+        "endurance"
+    } else {
+        "bench"
+    };
     (
-        format!("<!-- {name}: written by `make bench` -->"),
+        format!("<!-- {name}: written by `make {writer}` -->"),
         format!("<!-- end of {name} -->"),
     )
 }

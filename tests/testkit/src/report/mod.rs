@@ -6,6 +6,7 @@
 
 mod markdown;
 mod picture;
+mod series;
 mod tsv;
 
 use std::fs;
@@ -23,9 +24,12 @@ pub struct Table {
     pub command: String,
     /// Notes below the table, such as what a 250 means or which server is missing.
     pub notes: Vec<String>,
+    /// Whether the rows are one series, of which the picture shows each column as a line over the first one, and the text the
+    /// medians of tenths.
+    pub is_series: bool,
     /// The columns that the picture shows.
     pub drawn: Vec<String>,
-    /// The first column is the case, the second one what is measured in it.
+    /// The first column is the case, the second one what is measured in it; in a series the first one is what passes.
     pub columns: Vec<String>,
     /// The cells of each row, as they are printed.
     pub rows: Vec<Vec<String>>,

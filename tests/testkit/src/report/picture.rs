@@ -8,6 +8,9 @@ use super::{Table, number};
 impl Table {
     /// Returns the SVG. The bars of a panel start at zero and have the same scale, which is linear.
     pub fn picture(&self) -> String {
+        if self.is_series {
+            return self.picture_of_series();
+        }
         let panels = self.panels();
         let mut lines = String::new();
         let mut y = HEAD_HEIGHT;
@@ -24,19 +27,11 @@ impl Table {
             }
             y += ROW_HEIGHT;
         }
-        let height = y + MARGIN;
         let mut heads = String::new();
         for panel in &panels {
             heads += &text(panel.left, HEAD_HEIGHT - 4, "head", "start", panel.name);
         }
-        let title = escaped(&self.title);
-        let measured = text(MARGIN, TITLE_BASE + 18, "", "start", &self.measured);
-        let shown_title = text(MARGIN, TITLE_BASE, "title", "start", &self.title);
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-             role=\"img\">\n<title>{title}</title>\n<style>{STYLE}</style>\n\
-             <rect class=\"back\" width=\"{WIDTH}\" height=\"{height}\"/>\n{shown_title}{measured}{heads}{lines}</svg>\n"
-        )
+        frame(self, y + MARGIN, &(heads + &lines))
     }
 
     fn panels(&self) -> Vec<Panel<'_>> {
@@ -86,7 +81,23 @@ impl Panel<'_> {
     }
 }
 
-fn text(x: u32, y: u32, class: &str, anchor: &str, content: &str) -> String {
+/// Returns the whole picture: the title of the table, how it was measured, and `content` below.
+pub(super) fn frame(table: &Table, height: u32, content: &str) -> String {
+    let title = escaped(&table.title);
+    let measured = text(MARGIN, TITLE_BASE + 18, "", "start", &table.measured);
+    let shown_title = text(MARGIN, TITLE_BASE, "title", "start", &table.title);
+    let style = match table.is_series {
+        true => format!("{STYLE}{STYLE_OF_SERIES}"),
+        false => STYLE.to_owned(),
+    };
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
+         role=\"img\">\n<title>{title}</title>\n<style>{style}</style>\n\
+         <rect class=\"back\" width=\"{WIDTH}\" height=\"{height}\"/>\n{shown_title}{measured}{content}</svg>\n"
+    )
+}
+
+pub(super) fn text(x: u32, y: u32, class: &str, anchor: &str, content: &str) -> String {
     let content = escaped(content);
     format!(
         "<text class=\"{class}\" x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{content}</text>\n"
@@ -101,10 +112,10 @@ fn escaped(text: &str) -> String {
 
 /// Rows of which the name begins with it are drawn in the color of this program.
 const OWN_NAME: &str = "goguerrilla";
-const WIDTH: u32 = 900;
-const MARGIN: u32 = 14;
+pub(super) const WIDTH: u32 = 900;
+pub(super) const MARGIN: u32 = 14;
 const TITLE_BASE: u32 = 26;
-const HEAD_HEIGHT: u32 = 72;
+pub(super) const HEAD_HEIGHT: u32 = 72;
 const CASE_HEIGHT: u32 = 26;
 const ROW_HEIGHT: u32 = 19;
 const BAR_HEIGHT: u32 = 12;
@@ -121,4 +132,9 @@ text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-seri
 @media (prefers-color-scheme:dark){
 text{fill:#e6edf3}.back{fill:#0d1117}.own{fill:#4493f8}.other{fill:#768390}.axis{stroke:#484f58}
 }
+";
+/// The lines of a series have the color of this program's bars.
+const STYLE_OF_SERIES: &str = "\
+.series{fill:none;stroke:#0969da;stroke-width:1.5}
+@media (prefers-color-scheme:dark){.series{stroke:#4493f8}}
 ";

@@ -12,6 +12,9 @@ impl Table {
             format!("# command: {}", self.command),
         ];
         lines.extend(self.notes.iter().map(|note| format!("# note: {note}")));
+        if self.is_series {
+            lines.push("# form: series".to_owned());
+        }
         lines.extend(self.drawn.iter().map(|column| format!("# drawn: {column}")));
         lines.push(self.columns.join("\t"));
         lines.extend(self.rows.iter().map(|row| row.join("\t")));
@@ -37,6 +40,7 @@ impl Table {
                     "measured" => table.measured = value,
                     "command" => table.command = value,
                     "note" => table.notes.push(value),
+                    "form" => table.is_series = value == "series",
                     "drawn" => table.drawn.push(value),
                     _ => return Err(fault("unknown key")),
                 }
