@@ -69,3 +69,41 @@ impl FeedLedger {
         assert!(self.entries.len() * 10 >= rows.len() * 9, "few entries");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(hash: &str, subject: &str) -> (String, String) {
+        (hash.to_owned(), subject.to_owned())
+    }
+
+    fn ledger() -> FeedLedger {
+        let mut ledger = FeedLedger::default();
+        ledger.add("1".to_owned(), "first".to_owned());
+        ledger
+    }
+
+    #[test]
+    fn entry_with_its_row_is_accepted() {
+        ledger().assert_each_has_a_row(&[row("1", "first")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "entry 1 without its row")]
+    fn entry_without_a_row_is_found() {
+        ledger().assert_each_has_a_row(&[row("2", "first")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "few entries")]
+    fn missing_entries_are_found() {
+        ledger().assert_each_has_a_row(&[row("1", "first"), row("2", "second")]);
+    }
+
+    #[test]
+    #[should_panic(expected = "two entries for first")]
+    fn second_entry_of_a_row_is_found() {
+        ledger().add("1".to_owned(), "first".to_owned());
+    }
+}
