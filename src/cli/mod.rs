@@ -82,7 +82,7 @@ enum CliCommand {
     },
     /// Removes the rows that are older than a number of days, while a server may run, and prints how many.
     Prune {
-        /// Age in days; a fraction is allowed.
+        /// Age in days; a fraction is allowed, and 0 removes every row.
         #[arg(long, value_name = "N", value_parser = parse_days_option)]
         days: Duration,
         /// Only count the rows.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use httparse::{EMPTY_HEADER, Status};
 
 use super::message::{HttpAnswer, HttpRequest, HttpResponse, HttpStream};
-use super::slots::{HttpPhase, HttpSlot, HttpSlots};
+use super::slots::{DISPLACE_AFTER, HttpPhase, HttpSlot, HttpSlots};
 use crate::metrics::{Component, Metrics};
 use crate::net::listener::Listener;
 
@@ -33,7 +33,7 @@ pub fn serve(
 ) -> io::Result<()> {
     let (listener, metrics) = (Arc::clone(listener), Arc::clone(metrics));
     let accepting = move || {
-        let slots = Arc::<HttpSlots>::default();
+        let slots = HttpSlots::new(DISPLACE_AFTER);
         let mut timeout = SLOT_TIMEOUT;
         while let Some((socket, peer)) = listener.accept() {
             let socket = Arc::new(socket);
@@ -101,7 +101,7 @@ fn serve_http_request(
     slot.enter(HttpPhase::Writing);
     write_all(socket, &answer.octets)?;
     if answer.stream.is_none() {
-        slot.enter(HttpPhase::Reading);
+        slot.enter(HttpPhase::Lingering);
         linger(socket)?;
     }
     Ok(answer.stream)

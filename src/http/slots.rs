@@ -1,8 +1,8 @@
 //! The connections that an HTTP server serves at the same time, and which one is closed early so that a new one is served.
 //!
 //! Without this, a few clients that connect and send nothing would keep out a health check, and the orchestrator would restart a
-//! server that works. So if all slots are taken, the new connection gets the slot of another one: of a client that still sends
-//! its request or has its response already, otherwise of one that is slow to read its response. The address with the most
+//! server that works. So if all slots are taken, the new connection gets the slot of another one: of a client that has its
+//! response already, or has not sent its request for [`DISPLACE_AFTER`], otherwise of one that is slow to read its response. The address with the most
 //! connections loses its oldest one, so that one address cannot displace the others. A request that has arrived is answered: the
 //! socket of a displaced client is only shut down for reading, and then still returns the octets that the kernel has.
 
@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use crate::sync;
 
 /// The connections of one HTTP server, at most [`MAX_HTTP_CONNECTIONS`].
-#[derive(Default)]
 pub struct HttpSlots {
+    /// The time that a client has for its request before another connection may get its slot.
+    displace_after: Duration,
     /// The oldest connection is the first one.
     open: Mutex<Vec<Arc<SlotUser>>>,
 }
@@ -31,6 +32,7 @@ pub struct HttpSlot {
 struct SlotUser {
     socket: Arc<TcpStream>,
     address: IpAddr,
+    connected_at: Instant,
     phase: AtomicU8,
 }
 
@@ -38,17 +40,28 @@ struct SlotUser {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum HttpPhase {
-    /// Reads the request, or waits after the response until the client closes.
+    /// Reads the request.
     Reading,
     /// Makes the response.
     Answering,
     /// Sends the response.
     Writing,
+    /// Waits after the response until the client closes.
+    Lingering,
     /// Has lost its slot and is about to end.
     Displaced,
 }
 
 impl HttpSlots {
+    /// Returns slots of which none is taken.
+    pub fn new(displace_after: Duration) -> Arc<HttpSlots> {
+        let open = Mutex::default();
+        Arc::new(HttpSlots {
+            displace_after,
+            open,
+        })
+    }
+
     /// Gives the connection a slot; `None` if none becomes free until `timeout` is over.
     pub fn take(
         self: &Arc<HttpSlots>,
@@ -64,6 +77,7 @@ impl HttpSlots {
                 let user = Arc::new(SlotUser {
                     socket: Arc::clone(socket),
                     address: peer.ip(),
+                    connected_at: Instant::now(),
                     phase: AtomicU8::new(HttpPhase::Reading as u8),
                 });
                 open.push(Arc::clone(&user));
@@ -72,8 +86,9 @@ impl HttpSlots {
             }
             let now = Instant::now();
             if now >= displace_at {
-                displace_one(&open);
-                displace_at = now + DISPLACE_INTERVAL;
+                if displace_one(&open, self.displace_after) {
+                    displace_at = now + DISPLACE_INTERVAL;
+                }
             }
             drop(open);
             if now >= wait_until {
@@ -123,10 +138,18 @@ impl SlotUser {
     }
 }
 
-/// Displaces the oldest connection of the address with the most connections that can be displaced.
-fn displace_one(open: &[Arc<SlotUser>]) {
-    for phase in [HttpPhase::Reading, HttpPhase::Writing] {
-        let candidates = open.iter().filter(|user| user.is_in(phase));
+/// Displaces the oldest connection of the address with the most connections that can be displaced. Returns whether there was
+/// one.
+fn displace_one(open: &[Arc<SlotUser>], displace_after: Duration) -> bool {
+    let phases = [
+        (HttpPhase::Lingering, Duration::ZERO),
+        (HttpPhase::Reading, displace_after),
+        (HttpPhase::Writing, displace_after),
+    ];
+    for (phase, min_age) in phases {
+        let can_be_displaced =
+            |user: &&Arc<SlotUser>| user.is_in(phase) && user.connected_at.elapsed() >= min_age;
+        let candidates = open.iter().filter(can_be_displaced);
         let mut counts = HashMap::<IpAddr, usize>::new();
         for user in candidates.clone() {
             *counts.entry(user.address).or_default() += 1;
@@ -136,14 +159,19 @@ fn displace_one(open: &[Arc<SlotUser>]) {
         };
         let mut largest = candidates.filter(|user| counts.get(&user.address) == Some(most));
         if largest.any(|user| user.displace(phase)) {
-            return;
+            return true;
         }
     }
+    false
 }
 
 /// Maximum number of HTTP connections at the same time, without streams. If none of them can be displaced, a further connection
 /// is closed without a response.
 pub const MAX_HTTP_CONNECTIONS: usize = 32;
+/// How long a connection has its slot at least. nginx opens hundreds of connections for auth_http at once, and sends each request
+/// only when its event loop comes round again, on a busy machine after some hundred milliseconds. It is less than the time for
+/// which a new connection waits for a slot.
+pub const DISPLACE_AFTER: Duration = Duration::from_millis(500);
 /// Time after which a new connection displaces another one too. A displaced one usually ends within a millisecond, but not if
 /// its request had arrived.
 const DISPLACE_INTERVAL: Duration = Duration::from_millis(100);
@@ -174,9 +202,10 @@ mod tests {
 
     /// Returns the slots, and the slot and the client of each connection from these addresses.
     fn full(
+        displace_after: Duration,
         addresses: impl Iterator<Item = &'static str>,
     ) -> (Arc<HttpSlots>, Vec<(HttpSlot, TcpStream)>) {
-        let slots = Arc::<HttpSlots>::default();
+        let slots = HttpSlots::new(displace_after);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let connect = |address: &str| {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -208,7 +237,10 @@ mod tests {
     #[test]
     fn oldest_connection_of_the_address_with_the_most_is_displaced() {
         let addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.2"];
-        let (slots, mut taken) = full(addresses.into_iter().cycle().take(MAX_HTTP_CONNECTIONS));
+        let (slots, mut taken) = full(
+            Duration::ZERO,
+            addresses.into_iter().cycle().take(MAX_HTTP_CONNECTIONS),
+        );
         // It has no slot yet, because the displaced one has not ended.
         assert!(take_another(&slots).is_none());
         assert_eq!(displaced(&taken), [1]);
@@ -219,7 +251,10 @@ mod tests {
 
     #[test]
     fn connection_that_makes_a_response_keeps_its_slot_and_one_that_writes_is_displaced_last() {
-        let (slots, taken) = full(std::iter::repeat_n("192.0.2.1", MAX_HTTP_CONNECTIONS));
+        let (slots, taken) = full(
+            Duration::ZERO,
+            std::iter::repeat_n("192.0.2.1", MAX_HTTP_CONNECTIONS),
+        );
         for (slot, _) in &taken {
             slot.enter(HttpPhase::Answering);
         }
@@ -236,8 +271,23 @@ mod tests {
     }
 
     #[test]
+    fn client_has_time_for_its_request_before_another_connection_gets_its_slot() {
+        let addresses = std::iter::repeat_n("192.0.2.1", MAX_HTTP_CONNECTIONS);
+        let (slots, taken) = full(Duration::from_secs(3_600), addresses);
+        taken[3].0.enter(HttpPhase::Writing);
+        assert!(take_another(&slots).is_none());
+        assert_eq!(displaced(&taken), [0; 0]);
+        taken[5].0.enter(HttpPhase::Lingering);
+        assert!(take_another(&slots).is_none());
+        assert_eq!(displaced(&taken), [5]);
+    }
+
+    #[test]
     fn request_that_has_arrived_is_read_after_its_connection_was_displaced() {
-        let (slots, mut taken) = full(std::iter::repeat_n("192.0.2.1", MAX_HTTP_CONNECTIONS));
+        let (slots, mut taken) = full(
+            Duration::ZERO,
+            std::iter::repeat_n("192.0.2.1", MAX_HTTP_CONNECTIONS),
+        );
         taken[0].1.write_all(b"request").unwrap();
         let mut socket = &*taken[0].0.user.socket;
         let mut octets = [0; 16];

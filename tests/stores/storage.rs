@@ -711,9 +711,8 @@ fn unix_sockets_and_a_table_in_another_database_work() {
     let database = MariaDb::start_with(&[]);
     database.sql("CREATE DATABASE post");
     database.sql("GRANT ALL ON post.* TO mailer@'%'");
-    let folder = tempfile::TempDir::new().expect("a temporary folder");
-    let socket = folder.path().join("redis.socket").display().to_string();
-    let redis = Redis::start_with(&["--unixsocket", &socket]);
+    let redis = Redis::start();
+    let socket = redis.socket();
     let settings = [
         ("GM_MAIL_TABLE", "post.box"),
         ("MYSQL_DB", ""),

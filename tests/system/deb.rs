@@ -246,11 +246,12 @@ impl Site {
 fn copy_project(folder: &Path) {
     let project = folder.join("project");
     fs::create_dir_all(project.join("examples")).expect("a folder");
-    let documents = "README.md CHANGELOG.md SECURITY.md LICENSE goguerrilla.conf.sample";
+    let documents =
+        "README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE goguerrilla.conf.sample";
     let copied = Command::new("sh")
         .arg("-c")
         .arg(format!(
-            "cp -R dist docs {documents} \"$0\" && cp -R examples/php examples/python \"$0/examples\""
+            "cp -R dist docs {documents} \"$0\" && cp -R examples/php examples/python examples/*.rs \"$0/examples\""
         ))
         .arg(&project)
         .current_dir(testkit::root_folder())

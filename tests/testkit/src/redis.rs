@@ -121,7 +121,8 @@ impl Redis {
         format!("127.0.0.1:{}", self.port)
     }
 
-    fn socket(&self) -> String {
+    /// Returns the path of the Unix socket.
+    pub fn socket(&self) -> String {
         self.folder.path().join("socket").display().to_string()
     }
 
