@@ -245,14 +245,15 @@ impl Site {
 /// Copies the files that `make install` installs to `project` in a folder.
 fn copy_project(folder: &Path) {
     let project = folder.join("project");
-    fs::create_dir_all(project.join("examples")).expect("a folder");
+    fs::create_dir_all(project.join("examples/postgres-store")).expect("a folder");
     let documents =
         "README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE goguerrilla.conf.sample";
+    let script = format!(
+        "cp -R dist docs {documents} \"$0\" && cd examples && cp -R php python *.rs \"$0/examples\" && \
+         cd postgres-store && cp -R *.* src \"$0/examples/postgres-store\""
+    );
     let copied = Command::new("sh")
-        .arg("-c")
-        .arg(format!(
-            "cp -R dist docs {documents} \"$0\" && cp -R examples/php examples/python examples/*.rs \"$0/examples\""
-        ))
+        .args(["-c", &script])
         .arg(&project)
         .current_dir(testkit::root_folder())
         .output();
