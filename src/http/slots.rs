@@ -85,10 +85,8 @@ impl HttpSlots {
                 return Some(HttpSlot { slots, user });
             }
             let now = Instant::now();
-            if now >= displace_at {
-                if displace_one(&open, self.displace_after) {
-                    displace_at = now + DISPLACE_INTERVAL;
-                }
+            if now >= displace_at && displace_one(&open, self.displace_after) {
+                displace_at = now + DISPLACE_INTERVAL;
             }
             drop(open);
             if now >= wait_until {
