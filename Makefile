@@ -98,7 +98,7 @@ audit:
 
 # Measures the server next to Postfix, aiosmtpd and openssl's s_server in alternating runs, then how cost grows with sessions,
 # rows and receivers, and compression with libdeflate alone. Prints Markdown tables and writes values and pictures to
-# target/bench, or with OUT=docs to docs; takes about 25 minutes. ROWS='peers tls' measures some groups only: sessions, sizes,
+# target/bench, or with OUT=docs to docs; takes about 15 minutes. ROWS='peers tls' measures some groups only: sessions, sizes,
 # peers, latency, handshakes, tls, domains, growth-allowed-hosts, growth-sessions, growth-rows, growth-receivers. ROWS=pages
 # measures nothing and makes pictures and tables again from the values.
 bench: tools
