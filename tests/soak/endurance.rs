@@ -3,7 +3,7 @@
 //! Everything that could accumulate something is on: TLS, several recipients, sessions that end in all ways, old rows that are
 //! removed, a reader of the feed, scrapes of the metrics, and reloads.
 
-mod lane;
+mod client;
 #[path = "../../benches/machine.rs"]
 mod machine;
 mod samples;
@@ -24,7 +24,7 @@ use testkit::status::{STATUS, address, figures_at};
 use testkit::tls::{TlsServer, config_trusting};
 use testkit::{Server, TEST_TIMEOUT, note, test, wait_for, wait_for_within, write_config};
 
-use self::lane::{Contents, Shared};
+use self::client::{Contents, Shared};
 use self::samples::{Sample, Samples};
 
 #[test]
@@ -48,8 +48,8 @@ struct Run {
     status: SocketAddr,
     feed: Feed,
     shared: Arc<Shared>,
-    lanes: Vec<JoinHandle<()>>,
-    /// The sockets that are open if each lane has a session, and nothing else.
+    clients: Vec<JoinHandle<()>>,
+    /// The sockets that are open if each client has a session, and nothing else.
     sockets: usize,
 }
 
@@ -60,7 +60,7 @@ impl Run {
         insert_old_rows(server);
         let status = address(server);
         let feed = Feed::open(server, status);
-        let sockets = server.sockets() + LANES;
+        let sockets = server.sockets() + CLIENTS;
         let shared = Arc::new(Shared {
             address: server.address,
             implicit_tls_address: tls.implicit_tls_address,
@@ -75,31 +75,31 @@ impl Run {
             sessions: AtomicUsize::new(0),
             gate: Default::default(),
         });
-        let lanes = (0..LANES).map(|number| {
+        let clients = (0..CLIENTS).map(|number| {
             let shared = Arc::clone(&shared);
-            thread::spawn(move || shared.run_lane(number))
+            thread::spawn(move || shared.run_client(number))
         });
-        let lanes = lanes.collect();
+        let clients = clients.collect();
         Run {
             tls,
             status,
             feed,
             shared,
-            lanes,
+            clients,
             sockets,
         }
     }
 
-    /// Takes samples at equal numbers of mails, until the lanes have ended.
+    /// Takes samples at equal numbers of mails, until the clients have ended.
     fn take_samples(&mut self) -> Samples {
         let mut samples = Samples::new();
         for number in 1..=SAMPLES {
             let due_at = self.shared.goal * number / SAMPLES;
             wait_for_within("mails to be acknowledged", LONGEST_STEP, || {
-                let has_ended = self.lanes.iter().any(JoinHandle::is_finished);
+                let has_ended = self.clients.iter().any(JoinHandle::is_finished);
                 let acknowledged = self.shared.acknowledged.load(Ordering::SeqCst);
                 let is_early = has_ended && acknowledged < self.shared.goal;
-                assert!(!is_early, "a lane failed after {acknowledged} mails");
+                assert!(!is_early, "a client failed after {acknowledged} mails");
                 (acknowledged >= due_at).then_some(())
             });
             if number < SAMPLES {
@@ -113,17 +113,17 @@ impl Run {
                 note!("{}", samples.describe_last());
             }
         }
-        for lane in self.lanes.drain(..) {
-            lane.join().expect("no panic in a lane");
+        for client in self.clients.drain(..) {
+            client.join().expect("no panic in a client");
         }
         samples
     }
 
-    /// Measures memory under load, and then threads and descriptors while each lane has one open session.
+    /// Measures memory under load, and then threads and descriptors while each client has one open session.
     fn sample(&self) -> Sample {
         let server = &self.tls.server;
         let resident_kib = server.status_kib("VmRSS");
-        let _alone = self.shared.gate.write().expect("no panic in a lane");
+        let _alone = self.shared.gate.write().expect("no panic in a client");
         let mut open = 0;
         wait_for("ended sessions to be closed", || {
             open = server.sockets();
@@ -310,7 +310,7 @@ const SETTINGS: [(&str, &str); 6] = [
 /// The number of mails of `make soak`; `make endurance` sends five million.
 const DEFAULT_MAILS: usize = 200_000;
 /// Clients that each have one session at a time.
-const LANES: usize = 48;
+const CLIENTS: usize = 48;
 const SAMPLES: usize = 200;
 /// The number of samples between two reloads. The removal of old rows begins a minute after each.
 const RELOAD_EVERY: usize = 20;

@@ -122,8 +122,8 @@ impl Samples {
 
 /// The cache of the connection that removes old rows, which may first do so after the second tenth.
 const SMALL_GROWTH_KIB: u64 = 4_096;
-/// A thread is kept for each connection that a burst needed, and a lane may open its next session before the server has ended
-/// the one before. How many lanes do so at once is chance.
+/// A thread is kept for each connection that a burst needed, and a client may open its next session before the server has ended
+/// the one before. How many clients do so at once differs from run to run.
 const THREADS_OF_A_BURST: usize = 4;
 /// The files of that connection, which are open only while it removes rows.
 const FILES_OF_A_ROUND: usize = 2;

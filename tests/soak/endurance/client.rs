@@ -12,13 +12,13 @@ use socket2::SockRef;
 use testkit::load::content_of;
 use testkit::{TEST_TIMEOUT, stuffed, tls};
 
-/// What all lanes share.
+/// What all clients share.
 pub struct Shared {
     pub address: SocketAddr,
     pub implicit_tls_address: SocketAddr,
     pub config: Arc<ClientConfig>,
     pub contents: Contents,
-    /// The number of mails after which the lanes end.
+    /// The number of mails after which the clients end.
     pub goal: usize,
     /// Mails that got 250, and their recipients.
     pub acknowledged: AtomicUsize,
@@ -29,36 +29,36 @@ pub struct Shared {
     /// Mails that got 451.
     pub deferred: AtomicUsize,
     pub sessions: AtomicUsize,
-    /// A lane holds it for each mail, and from the end of a session to the start of the next one. So whoever holds it alone
-    /// finds one open session for each lane, between two mails.
+    /// Each client holds the read lock during a mail, and from the end of a session to the start of the next one. With the write
+    /// lock, each client has one open session and sends no mail.
     pub gate: RwLock<()>,
 }
 
 impl Shared {
-    /// Runs one lane until the goal is reached.
-    pub fn run_lane(&self, number: usize) {
+    /// Runs one client until the goal is reached.
+    pub fn run_client(&self, number: usize) {
         let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ ((number as u64 + 1) << 40));
         let mut session = self.open(number);
         for _ in 0..LARGEST_MAILS_AT_THE_START {
-            let _passage = self.gate.read().expect("no panic in another lane");
+            let _guard = self.gate.read().expect("no panic in another client");
             self.deliver(&mut session, self.contents.largest(), &mut random);
         }
         loop {
             for _ in 0..=random.below(MOST_MAILS_OF_A_SESSION) {
-                let _passage = self.gate.read().expect("no panic in another lane");
+                let _guard = self.gate.read().expect("no panic in another client");
                 if self.acknowledged.load(Ordering::SeqCst) >= self.goal {
                     return session.quit();
                 }
                 let content = self.contents.any(&mut random);
                 self.deliver(&mut session, content, &mut random);
             }
-            let _passage = self.gate.read().expect("no panic in another lane");
+            let _guard = self.gate.read().expect("no panic in another client");
             self.end(session, &mut random);
             session = self.open(number);
         }
     }
 
-    /// Opens a session: the lanes differ in TLS and in how they send content.
+    /// Opens a session: the clients differ in TLS and in how they send content.
     fn open(&self, number: usize) -> Session {
         self.sessions.fetch_add(1, Ordering::SeqCst);
         let sends_chunks = number % 2 == 1;
@@ -357,8 +357,8 @@ const SIZES: [(usize, usize); 5] = [
 ];
 const PARTS: usize = 10_000;
 const CONTENTS_OF_A_SIZE: usize = 8;
-/// Without them it would be chance when the most lanes send the largest mail at once, which decides how much memory the
-/// allocator keeps for each of its arenas; the series would then rise for millions of mails.
+/// The memory that the allocator keeps for each of its arenas depends on how many clients send the largest mail at once. Without
+/// these mails that would happen at any time, and the series would rise for millions of mails.
 const LARGEST_MAILS_AT_THE_START: usize = 50;
 const MOST_MAILS_OF_A_SESSION: usize = 100;
 const USERS: usize = 100_000;
