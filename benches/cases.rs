@@ -91,15 +91,6 @@ pub fn sizes() -> Table {
 
 /// Measures servers of other projects next to this one.
 pub fn peers() -> Table {
-    let cases = [
-        smtp_source(
-            "2 KB of text, one mail per connection",
-            Message::Short,
-            false,
-        ),
-        smtp_source("2 KB of text, connections kept", Message::Short, true),
-        smtp_source("100 KB of base64, connections kept", BASE64_100_KB, true),
-    ];
     let mut table = table("peers", "Servers of other projects");
     let peers = [
         &SMTP_SINK,
@@ -111,21 +102,12 @@ pub fn peers() -> Table {
         &MARIADB,
     ];
     note_meanings(&mut table, &peers);
-    measure(&cases, &peers, &mut table);
+    measure(&short_and_large_mails(), &peers, &mut table);
     table
 }
 
 /// Measures an older version next to this one.
 pub fn versions() -> Table {
-    let cases = [
-        smtp_source(
-            "2 KB of text, one mail per connection",
-            Message::Short,
-            false,
-        ),
-        smtp_source("2 KB of text, connections kept", Message::Short, true),
-        smtp_source("100 KB of base64, connections kept", BASE64_100_KB, true),
-    ];
     let mut table = table("versions", "An older version and this one");
     if let Some(version) = versions::old_version() {
         let new = env!("CARGO_PKG_VERSION");
@@ -140,7 +122,7 @@ pub fn versions() -> Table {
         &OLD_MARIADB,
         &MARIADB,
     ];
-    measure(&cases, &peers, &mut table);
+    measure(&short_and_large_mails(), &peers, &mut table);
     table
 }
 
@@ -154,6 +136,19 @@ fn table(name: &str, title: &str) -> Table {
         "CPU s of databases",
     ];
     Table::new(name, title, &columns, &["mails/s", "CPU s per 1,000 mails"])
+}
+
+/// Returns the loads for servers that are compared in one table.
+fn short_and_large_mails() -> [Case; 3] {
+    [
+        smtp_source(
+            "2 KB of text, one mail per connection",
+            Message::Short,
+            false,
+        ),
+        smtp_source("2 KB of text, connections kept", Message::Short, true),
+        smtp_source("100 KB of base64, connections kept", BASE64_100_KB, true),
+    ]
 }
 
 /// Returns a load of 50 sessions of smtp-source.

@@ -57,8 +57,7 @@ fn sqlite_file_survives_turns_of_the_old_and_the_new_program_under_load() {
 #[test]
 fn mysql_table_and_redis_survive_turns_of_the_old_and_the_new_program_under_load() {
     let (old, new) = (&*old_program(), binary());
-    let (database, redis) = (MariaDb::start_with(&[]), Redis::start());
-    database.sql(OLD_MYSQL_TABLE);
+    let (database, redis) = start_with_old_table();
     let (address, interface) = (database.address().to_string(), redis.address());
     let redis_key = [("REDIS_INTERFACE", interface.as_str())];
     let settings = with_hosts(&address, &redis_key);
@@ -78,8 +77,7 @@ fn mysql_table_and_redis_survive_turns_of_the_old_and_the_new_program_under_load
 #[test]
 fn old_and_new_program_save_to_one_mysql_table_at_the_same_time() {
     let (old, new) = (&*old_program(), binary());
-    let (database, redis) = (MariaDb::start_with(&[]), Redis::start());
-    database.sql(OLD_MYSQL_TABLE);
+    let (database, redis) = start_with_old_table();
     let (address, interface) = (database.address().to_string(), redis.address());
     let redis_key = [("REDIS_INTERFACE", interface.as_str())];
     let settings = with_hosts(&address, &redis_key);
@@ -131,4 +129,11 @@ fn turns<'a>([first, second]: [&'a str; 2]) -> [Turn<'a>; 6] {
         turn(first, TurnEnd::Sigterm),
         turn(second, TurnEnd::Sigterm),
     ]
+}
+
+/// Starts MariaDB with the table of 0.1.0, and Redis.
+fn start_with_old_table() -> (MariaDb, Redis) {
+    let database = MariaDb::start_with(&[]);
+    database.sql(OLD_MYSQL_TABLE);
+    (database, Redis::start())
 }
