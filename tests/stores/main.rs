@@ -15,6 +15,7 @@ mod hold;
 mod memory;
 mod migration;
 mod mysql_driver;
+mod mysql_ed25519;
 mod mysql_faults;
 mod mysql_hanging;
 mod mysql_tls;

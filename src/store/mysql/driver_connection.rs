@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
-use mysql::{Conn, OptsBuilder};
+use mysql::{Conn, Error, Opts, OptsBuilder};
 
 use super::connect_failure::MySqlConnectFailure;
 use super::connect_options::{connection_options, tcp_connect_timeout};
@@ -89,7 +89,14 @@ fn connect_by_address(
 }
 
 fn connect(metrics: &Metrics, options: OptsBuilder, password: &str) -> mysql::Result<Conn> {
-    catch_panic(metrics, || Conn::new(options)).map_err(|error| match is_panic(&error) {
+    let options = Opts::from(options);
+    let log_in = || catch_panic(metrics, || Conn::new(options.clone()));
+    let result = match log_in() {
+        // The driver removes a last zero octet of the server's nonce, so that one of 256 logins with ed25519 or parsec fails.
+        Err(Error::MySqlError(error)) if error.code == ACCESS_DENIED_ERROR => log_in(),
+        result => result,
+    };
+    result.map_err(|error| match is_panic(&error) {
         true if password.len() > MAX_PASSWORD_OCTETS => io::Error::other(format!(
             "a password of {} octets may be too long for the server's key: it holds {MAX_PASSWORD_OCTETS} if it has 2,048 \
              bits; shorten MYSQL_PASS, set MYSQL_TLS to Y, or connect to the server's socket: {error}",
@@ -100,6 +107,8 @@ fn connect(metrics: &Metrics, options: OptsBuilder, password: &str) -> mysql::Re
     })
 }
 
+/// Error code of a refused login (ER_ACCESS_DENIED_ERROR).
+const ACCESS_DENIED_ERROR: u16 = 1045;
 /// Maximum octets of a password that RSA with OAEP and SHA-1 can encrypt with a key of 2,048 bits: 256, minus 42 for padding
 /// and 1 for the NUL after the password.
 const MAX_PASSWORD_OCTETS: usize = 213;
