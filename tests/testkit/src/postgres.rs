@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
-use super::{needs, tail, wait_for};
+use super::{needs, send_signal, tail, wait_for};
 
 /// A database server; runs until [`Postgres::kill`]. Dropping it stops the processes.
 pub struct Postgres {
@@ -110,8 +110,18 @@ impl Postgres {
         }
     }
 
-    /// Sends SIGKILL to the main process and waits for its exit.
+    /// Sends SIGKILL to the main process and to those that it started, which would still commit what they are doing.
     pub fn kill(&mut self) {
+        let main = self.child.as_ref().expect("the server runs").id();
+        // A stopped main process starts no further process.
+        send_signal(main, Signal::SIGSTOP);
+        let others = fs::read_to_string(format!("/proc/{main}/task/{main}/children"));
+        for other in others.expect("a running process").split_whitespace() {
+            let _ = kill(
+                Pid::from_raw(other.parse().expect("a number")),
+                Signal::SIGKILL,
+            );
+        }
         self.end(Signal::SIGKILL);
     }
 
