@@ -94,5 +94,6 @@ fn is_allowed(recipient: &str) -> bool {
     let Some((local_part, domain)) = behind_route.rsplit_once('@') else {
         return false;
     };
+    let domain = domain.strip_suffix('.').unwrap_or(domain);
     domain.eq_ignore_ascii_case("ours.test") && !local_part.contains(['@', '%', '!'])
 }
