@@ -68,7 +68,6 @@ pub fn run(mut config: Config, reload_config: ConfigLoader) -> Result<(), Server
     let server = Server::builder(config.clone())
         .client_stack_octets(CLIENT_STACK_OCTETS)
         .open_store_and_start_writers(listeners, tls, metrics)?;
-    server.start_threads()?;
     let daemon = Daemon {
         config,
         reload_config,

@@ -27,7 +27,7 @@ impl Daemon<'_> {
     /// Serves clients on another thread and handles signals on this one, until the server has stopped.
     ///
     /// # Errors
-    /// [`ServerProcessError`]: the thread cannot be started, or it panicked.
+    /// [`ServerProcessError`]: a thread cannot be started, or that thread panicked.
     pub fn run(
         mut self,
         server: Server,
@@ -37,17 +37,16 @@ impl Daemon<'_> {
         let (serving, stopped) = bounded::<()>(0);
         let serve = move || {
             let _serving = serving;
-            server.serve();
+            server.run_and_report_start(systemd::notify_ready)
         };
         let builder = thread::Builder::new().name("server".to_owned());
         let thread = builder
             .spawn(serve)
             .map_err(|error| ServerProcessError::Start(StartError::Thread(error)))?;
-        systemd::notify_ready();
         self.handle_signals_until(&stopped, events);
         drop(self.pid_file);
         let outcome = thread.join();
-        outcome.map_err(|_| ServerProcessError::Panicked)?;
+        outcome.map_err(|_| ServerProcessError::Panicked)??;
         log::info!("stopped");
         Ok(())
     }

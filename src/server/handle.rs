@@ -109,18 +109,27 @@ impl Server {
     /// that remain, and gives the store until 3 seconds later to save what is queued. So it takes at most about 34 seconds.
     ///
     /// # Errors
-    /// [`StartError::Thread`]: the threads cannot be started. No client was served.
+    /// [`StartError::Thread`]: the threads cannot be started. Connections that were accepted already are closed.
     pub fn run(self) -> Result<(), StartError> {
+        self.run_and_report_start(|| ())
+    }
+
+    /// Does what [`run`](Server::run) does, and calls `started` once clients are accepted.
+    ///
+    /// # Errors
+    /// [`StartError::Thread`].
+    pub(crate) fn run_and_report_start(self, started: impl FnOnce()) -> Result<(), StartError> {
         self.start_threads()?;
+        started();
         self.serve();
         Ok(())
     }
 
-    /// Starts the threads that serve clients and the HTTP endpoints. Call it once, before [`serve`](Server::serve).
+    /// Starts the threads that serve clients and the HTTP endpoints.
     ///
     /// # Errors
     /// [`StartError::Thread`].
-    pub(crate) fn start_threads(&self) -> Result<(), StartError> {
+    fn start_threads(&self) -> Result<(), StartError> {
         let (pool, settings, feed) = match &mut *sync::lock(&self.shared.running) {
             Some(running) => {
                 running.restart_retention().map_err(StartError::Thread)?;
@@ -139,20 +148,30 @@ impl Server {
             let status = status.map_err(StartError::Thread)?;
             http_endpoints::start_status_endpoints(listener, status)?;
         }
+        let auth_http = match &listeners.nginx {
+            Some(listener) => http_endpoints::start_nginx_auth_server(
+                listener,
+                &listeners.smtp,
+                &settings,
+                &pool,
+            )?,
+            None => None,
+        };
+        // Last, so that no client is disconnected because another thread cannot be started.
         pool.start_accepting(&listeners.smtp)
             .map_err(StartError::Thread)?;
         for listener in &listeners.smtp {
             log::info!(address:% = listener.bound_address(), tls = listener.implicit_tls(), version = env!("CARGO_PKG_VERSION"); "listening");
         }
-        if let Some(listener) = &listeners.nginx {
-            http_endpoints::start_nginx_auth_server(listener, &listeners.smtp, &settings, &pool)?;
+        if let Some(address) = auth_http {
+            log::info!(address:%, role = "auth_http"; "listening");
         }
         Ok(())
     }
 
     /// Waits for a stop request, then shuts down. Meanwhile checks the files of the certificate and of GM_ALLOWED_HOSTS every
     /// [`FILE_CHECK_INTERVAL`].
-    pub(crate) fn serve(self) {
+    fn serve(self) {
         let mut refused_certificate = None;
         let mut allowed_hosts_watch = AllowedHostsWatch::default();
         while self.stop_requests.recv_timeout(FILE_CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout)

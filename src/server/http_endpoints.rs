@@ -40,8 +40,8 @@ pub fn http_endpoint_addresses(
     status.into_iter().chain(nginx)
 }
 
-/// Starts auth_http, which directs nginx to the first plaintext SMTP listener. If there is no plaintext listener, closes
-/// `listener` and logs a warning.
+/// Starts auth_http, which directs nginx to the first plaintext SMTP listener, and returns its address. If there is no
+/// plaintext listener, closes `listener`, logs a warning and returns `None`.
 ///
 /// # Errors
 /// [`StartError::Thread`].
@@ -50,12 +50,12 @@ pub fn start_nginx_auth_server(
     smtp_listeners: &[Arc<Listener>],
     settings: &Arc<SharedSettings>,
     pool: &Arc<AcceptPool>,
-) -> Result<(), StartError> {
+) -> Result<Option<SocketAddr>, StartError> {
     let plain = smtp_listeners.iter().find(|smtp| !smtp.implicit_tls());
     let Some(smtp_address) = plain.map(|smtp| smtp.bound_address()) else {
         log::warn!(address:% = listener.bound_address(), reason = "no SMTP listener without implicit TLS"; "auth_http_disabled");
         listener.close();
-        return Ok(());
+        return Ok(None);
     };
     let auth_http = NginxAuthEndpoint {
         pool: Arc::clone(pool),
@@ -68,8 +68,7 @@ pub fn start_nginx_auth_server(
         Arc::new(move |request| auth_http.handle(request)),
     )
     .map_err(StartError::Thread)?;
-    log::info!(address:% = listener.bound_address(), role = "auth_http"; "listening");
-    Ok(())
+    Ok(Some(listener.bound_address()))
 }
 
 /// Starts the status endpoints.

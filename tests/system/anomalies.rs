@@ -71,6 +71,32 @@ fn no_mail_is_lost_if_every_nth_thread_start_fails() {
 }
 
 #[test]
+fn client_is_greeted_only_after_each_other_thread_has_started() {
+    // A client that is greeted earlier loses its connection if one of the other threads cannot be started.
+    let slow_starts = [
+        "-e",
+        "trace=clone3",
+        "-e",
+        "inject=clone3:delay_enter=200000",
+    ];
+    let settings = [
+        ("GM_STATUS_INTERFACE", "127.0.77.1:0"),
+        ("GM_KEEP_DAYS", "1"),
+        ("NGINX_AUTH_ENABLED", "Y"),
+        ("NGINX_AUTH", "127.0.77.1:0"),
+    ];
+    let run = Run::start(under_strace(&slow_starts), &settings).expect("a start without a fault");
+    let names = run.thread_names();
+    let count = |name| names.iter().filter(|found| *found == name).count();
+    for name in ["server", "deadlines", "retention", "status"] {
+        assert_eq!(count(name), 1, "{name}: {names:?}");
+    }
+    // Of the status endpoints and of auth_http.
+    assert_eq!(count("http"), 2, "{names:?}");
+    run.stop_and_check_store(&Account::default());
+}
+
+#[test]
 fn no_mail_is_lost_if_every_nth_mmap_of_the_shared_memory_file_fails() {
     fail_each_nth_call(AtProcessStart, "mmap", "ENOMEM", &[SHARED_MEMORY]);
     // Mappings are not failed while the server serves: Rust's standard library aborts the process when a new thread
@@ -389,6 +415,16 @@ impl Run {
             tracer.trim().parse().ok()
         });
         tracers.collect()
+    }
+
+    /// Returns the names of the server's threads.
+    fn thread_names(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let names = tasks.expect("the server runs").filter_map(|task| {
+            // A thread may end at any moment.
+            fs::read_to_string(task.ok()?.path().join("comm")).ok()
+        });
+        names.map(|name| name.trim_end().to_owned()).collect()
     }
 
     /// Waits until a new client can deliver a mail.
