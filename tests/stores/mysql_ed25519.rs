@@ -26,7 +26,7 @@ fn ed25519_login_succeeds_when_the_nonce_ends_with_a_zero_octet() {
     }
 }
 
-/// A proxy that forwards to a database and chooses logins whose nonce ends with a zero octet.
+/// A proxy that forwards to a database and decides which logins get a nonce that ends with a zero octet.
 struct NonceProxy {
     address: SocketAddr,
     state: Arc<State>,
@@ -34,7 +34,7 @@ struct NonceProxy {
 
 #[derive(Default)]
 struct State {
-    /// The number of further logins that get such a nonce.
+    /// The number of next logins that get such a nonce; those after them get another one.
     wanted: AtomicUsize,
     /// The number of logins that got one.
     served: AtomicUsize,
@@ -61,23 +61,24 @@ impl NonceProxy {
 impl State {
     fn serve(&self, mut client: &TcpStream, upstream: SocketAddr) -> io::Result<()> {
         let mut server = TcpStream::connect(upstream)?;
-        if self.take_wanted() {
-            client.write_all(&read_packet(&mut server)?)?;
-            let login = read_packet(&mut client)?;
-            let request = loop {
-                server.write_all(&login)?;
-                let request = read_packet(&mut server)?;
-                assert!(request[4..].starts_with(b"\xfeclient_ed25519\0"));
-                if request.ends_with(b"\0") {
-                    break request;
-                }
-                // The server makes a nonce for each connection. Its greeting differs too, but ed25519 does not use it.
-                server = TcpStream::connect(upstream)?;
-                read_packet(&mut server)?;
-            };
+        let ends_with_zero = self.take_wanted();
+        client.write_all(&read_packet(&mut server)?)?;
+        let login = read_packet(&mut client)?;
+        let request = loop {
+            server.write_all(&login)?;
+            let request = read_packet(&mut server)?;
+            assert!(request[4..].starts_with(b"\xfeclient_ed25519\0"));
+            if request.ends_with(b"\0") == ends_with_zero {
+                break request;
+            }
+            // The server makes a nonce for each connection. Its greeting differs too, but ed25519 does not use it.
+            server = TcpStream::connect(upstream)?;
+            read_packet(&mut server)?;
+        };
+        if ends_with_zero {
             self.served.fetch_add(1, Ordering::AcqRel);
-            client.write_all(&request)?;
         }
+        client.write_all(&request)?;
         let (mut from_client, mut to_server) = (client.try_clone()?, server.try_clone()?);
         thread::spawn(move || io::copy(&mut from_client, &mut to_server));
         io::copy(&mut server, &mut client).map(drop)
