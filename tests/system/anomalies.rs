@@ -22,7 +22,9 @@ use FaultsBegin::{AfterListening, AtProcessStart};
 use testkit::load::{
     Account, PlainClient, assert_no_loss_or_duplicate, content_of, stored_markers,
 };
-use testkit::{assert_took, binary, note, test, under_strace, wait_for, write_config};
+use testkit::{
+    assert_took, binary, note, test, under_strace, wait_for, wait_until_threads_are, write_config,
+};
 
 /// When strace starts to count calls and to inject the fault.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -116,6 +118,8 @@ fn address_space_limit_of_any_size_loses_no_mail() {
         let mut run = Run::start(|program| program, &large).expect("a start without a limit");
         let mut account = Account::default();
         deliver(&mut account, run.address, "before");
+        // Rust's standard library ends the process if a new thread gets its stack but not the memory for its signal stack.
+        wait_until_threads_are(run.child.id(), 'S');
         run.limit_memory(Some(run.mapped_octets() + room));
         // An arena of the C library has 64 MiB mapped from its start, and two arenas can serve one thread.
         let sizes = [0, 300_000, 3_000_000, 10, 35_000_000, 150_000_000];
