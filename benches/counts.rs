@@ -1,4 +1,4 @@
-//! How long each measurement takes: long enough for reproducible figures, or short, to try the benchmark itself.
+//! How many rounds, messages and seconds each measurement takes: enough for reproducible figures, or few, to try the benchmark.
 
 use std::env;
 use std::sync::LazyLock;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// The counts and durations of all measurements.
 pub struct Counts {
-    /// The rounds in which the servers take turns; their median is the figure.
+    /// The number of rounds. Each server runs once in each round, and the median of its runs is reported.
     pub rounds: usize,
     /// The number of messages of the warm-up run, which fills caches, opens the store, and determines the number of
     /// messages per run.

@@ -1,7 +1,7 @@
 //! Compressed content inflates to the original, with two inflaters, however it is divided into runs.
 //!
-//! The input is a list of pieces. Each is repeated, or it is the start of octets without matches, so that a short input makes
-//! content of all kinds.
+//! The input is a list of pieces. Each is repeated, or continued with pseudo-random octets of all values or of a few, so that a
+//! short input makes content of all kinds.
 #![no_main]
 
 use std::io::Read;

@@ -92,7 +92,7 @@ impl Following {
         let mails = self.follower.next_mails(&mut **rows, Instant::now());
         match &mails {
             Ok(_) => {
-                // Some sizes could not be read; a new warning is printed after a time without one.
+                // The warning (some sizes could not be read) is printed once, and again only after a query without one.
                 let warning = rows.warning();
                 if let Some(warning) = warning.as_ref().filter(|_| !self.had_warning) {
                     print_note(&warning.to_string());

@@ -103,7 +103,8 @@ impl EnvironmentSettings {
         sources
     }
 
-    /// Returns the warnings about unknown variables, and about passwords in the environment. `raw` has the replaced values.
+    /// Returns the warnings about unknown variables, and about passwords in the environment. `raw` already contains the
+    /// values of the environment.
     fn warnings(&self, raw: &RawConfig) -> Vec<String> {
         let mut warnings = self.unknown.clone();
         for (key, fix) in PASSWORD_FIXES {

@@ -56,7 +56,8 @@ pub struct StoreLimitsCell {
     settings: OnceLock<Weak<SharedSettings>>,
 }
 
-/// The snapshot in use. Readers take no lock; changes are made one after the other.
+/// Holds the [`ConnectionSettings`] of new sessions. A change replaces the whole snapshot. Reading takes no lock; `changing`
+/// lets only one change be made at a time.
 pub struct SharedSettings {
     current: ArcSwap<ConnectionSettings>,
     changing: Mutex<()>,

@@ -2,9 +2,11 @@
 //!
 //! Without this, a few clients that connect and send nothing would keep out a health check, and the orchestrator would restart a
 //! server that works. So if all slots are taken, the new connection gets the slot of another one: of a client that has its
-//! response already, or has not sent its request for [`DISPLACE_AFTER`], otherwise of one that is slow to read its response. The address with the most
-//! connections loses its oldest one, so that one address cannot displace the others. A request that has arrived is answered: the
-//! socket of a displaced client is only shut down for reading, and then still returns the octets that the kernel has.
+//! response already, or has not sent its request for [`DISPLACE_AFTER`], otherwise of one that is slow to read its response. The
+//! address with the most such connections loses its oldest one, so that one address cannot displace the others.
+//!
+//! The socket of a client that is slow to read is shut down. That of another displaced client is shut down only for reading, and
+//! then still returns the octets that the kernel has: a request that has arrived is answered.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -166,9 +168,9 @@ fn displace_one(open: &[Arc<SlotUser>], displace_after: Duration) -> bool {
 /// Maximum number of HTTP connections at the same time, without streams. If none of them can be displaced, a further connection
 /// is closed without a response.
 pub const MAX_HTTP_CONNECTIONS: usize = 32;
-/// How long a connection has its slot at least. nginx opens hundreds of connections for auth_http at once, and sends each request
-/// only when its event loop comes round again, on a busy machine after some hundred milliseconds. It is less than the time for
-/// which a new connection waits for a slot.
+/// Age from which a connection that reads its request or writes its response can be displaced. nginx opens hundreds of
+/// connections for auth_http at once, and sends each request only when its event loop comes round again, on a busy machine after
+/// some hundred milliseconds. It is less than the time for which a new connection waits for a slot.
 pub const DISPLACE_AFTER: Duration = Duration::from_millis(500);
 /// Time after which a new connection displaces another one too. A displaced one usually ends within a millisecond, but not if
 /// its request had arrived.

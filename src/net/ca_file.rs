@@ -1,4 +1,4 @@
-//! A PEM file of certificate authorities whose certificates this program accepts from the servers that it connects to.
+//! A PEM file of CA certificates: this program accepts a server that it connects to if one of them has issued its certificate.
 
 use std::io;
 use std::path::Path;
@@ -7,10 +7,10 @@ use rustls::RootCertStore;
 
 use super::pem_file;
 
-/// Reads the authorities in a PEM file.
+/// Reads the CA certificates in a PEM file.
 ///
 /// # Errors
-/// The file cannot be read, or a certificate in it is missing or cannot be used. The text does not name the file.
+/// The file cannot be read, contains no certificate, or contains one that cannot be used. The text does not name the file.
 pub fn read_ca_file(file: &Path) -> io::Result<RootCertStore> {
     let octets = pem_file::read_unchanged(file)?;
     let mut authorities = RootCertStore::empty();

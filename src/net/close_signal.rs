@@ -8,9 +8,10 @@ use std::os::unix::net::UnixStream;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Wakes every thread that waits for a connection on one socket, now and later. Neither shutdown(2), which would close the
-/// socket for the service manager too, nor a connection of its own, instead of which the woken thread may accept a client, can
-/// be used for that.
+/// Wakes every thread that waits for a connection on one socket, now and later.
+///
+/// shutdown(2) would close the socket for the service manager too. A connection made to wake the thread is not reliable, because
+/// the thread may accept a client's connection instead.
 pub struct CloseSignal {
     sender: UnixStream,
     receiver: UnixStream,

@@ -179,7 +179,8 @@ impl RunningServer {
     /// # Errors
     /// The thread cannot be started.
     pub fn restart_retention(&mut self) -> io::Result<()> {
-        // A running thread ends after its transaction. It still holds the lock then, if the new thread should begin earlier.
+        // A running thread ends after its transaction. Until then it holds the named lock, without which the new thread does not
+        // begin.
         self.retention = None;
         if let (Some(keep), Some(open)) = (self.config.keep, &self.old_rows) {
             let (open, queue) = (Arc::clone(open), self.settings.current().saver.clone());

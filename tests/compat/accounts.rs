@@ -226,10 +226,10 @@ fn password_is_not_sent_to_another_machine_in_a_recoverable_form_without_tls() {
     let reply = (server.client()).deliver("a@client.test", "u@ours.test", &short_mail("any"));
     assert_eq!(reply.code, 451);
     assert_eq!(recorder.take().first(), Some(&Login::WithPassword));
-    // Neither the request for the server's RSA key nor anything encrypted with it, only COM_QUIT of each connection.
+    // Each connection sent only COM_QUIT: no request for the server's RSA key, and nothing encrypted with it.
     let answers = recorder.take_answers();
-    let are_goodbyes = (answers.chunks(5)).all(|packet| packet == [1, 0, 0, 0, 1]);
-    assert!(are_goodbyes, "{answers:?}");
+    let are_quits = (answers.chunks(5)).all(|packet| packet == [1, 0, 0, 0, 1]);
+    assert!(are_quits, "{answers:?}");
     assert!(!(server.output() + &output_text).contains(PASSWORD));
 
     let insecure = database.server_at(&host, &[("MYSQL_TLS", "insecure")]);

@@ -15,7 +15,7 @@ fn pipelining_client_that_never_reads_is_closed_and_uses_no_memory() {
     let mut socket = connect_with_small_buffers(server.address).expect("the server accepts");
     let timeout = socket.set_write_timeout(Some(TEST_TIMEOUT));
     timeout.expect("an open socket");
-    // The replies are longer than the commands, so that the client's buffers are full before the server's.
+    // The replies are longer than the commands, so that the server blocks in a write before the client does.
     let recipients = "RCPT TO:<u@b.test>\r\n".repeat(10_000);
     let commands = format!("EHLO client.test\r\nMAIL FROM:<a@client.test>\r\n{recipients}");
     if let Err(error) = socket.write_all(commands.as_bytes()) {

@@ -185,7 +185,7 @@ fn reader_that_was_away_finds_rows_that_appear_late() {
     let server = server_with_stream(&database, &redis);
     let select = example("sql").replace('?', "0");
     let read = || -> Vec<(u64, String, String, String, bool)> { database.rows(&select) };
-    // A transaction that has its number and is not committed.
+    // An open transaction whose row already has its `mail_id`.
     let mut late = database.connection();
     late.query_drop("BEGIN").expect("a transaction");
     late.query_drop(

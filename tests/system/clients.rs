@@ -143,7 +143,8 @@ with smtplib.SMTP(host, port, "client.test", timeout=30) as client:
 #[test]
 fn smtplib_delivers_with_bdat() {
     let server = Server::start(&[]);
-    // Content that DATA cannot carry unchanged: lines of a single dot, bare CR and LF, NUL, no CR LF at the end.
+    // Content that DATA carries only with dot-stuffing or not at all: lines of a single dot, bare CR and LF, NUL, no CR LF at
+    // the end.
     let content = [
         &mail("\r\n")[..],
         b"\r\n.\r\n\0 \r \n.\r\n..\r\nno end of line",

@@ -104,7 +104,7 @@ fn mail_gets_452_and_readyz_is_503_before_the_disk_is_full() {
         "{}",
         checked.stdout
     );
-    // More than a mail needs is still free.
+    // The server refuses mail while more than a mail needs is still free.
     fs::write(format!("{filler}2"), vec![0; 1 << 20]).expect("space is left");
     fs::remove_file(&filler).expect("the filler");
     let reply = deliver();

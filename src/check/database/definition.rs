@@ -84,7 +84,8 @@ fn check_read_only(connection: &mut MySqlConnection) -> Option<Diagnostic> {
     })
 }
 
-/// Returns an error if column `mail` has a text type, which cannot hold a zlib stream. Other checks cover the column's width.
+/// Returns an error if column `mail` has a type other than the BLOB and BINARY types, which cannot hold a zlib stream. Other
+/// checks cover the column's width.
 fn check_mail_column_type(
     connection: &mut MySqlConnection,
     table: &TableName,
@@ -95,12 +96,12 @@ fn check_mail_column_type(
          WHERE TABLE_SCHEMA = COALESCE(?, DATABASE()) AND TABLE_NAME = ? AND COLUMN_NAME = 'mail'",
         query::schema_and_table_parameters(table),
     );
-    let is_text = |data_type: &&String| {
+    let is_not_binary = |data_type: &&String| {
         !["blob", "binary"]
             .iter()
             .any(|kind| data_type.contains(kind))
     };
-    let data_type = data_types.iter().find(is_text)?;
+    let data_type = data_types.iter().find(is_not_binary)?;
     let definition = fixes::schema_column_definition(table, "mail")?;
     Some(Diagnostic::error(format!(
         "GM_MAIL_TABLE: column `mail` of {table} is {data_type}, which holds text and not the octets of a mail; run: ALTER \

@@ -50,8 +50,8 @@ fn find_problem(
     }))
 }
 
-/// Returns the rights to change partitions that MYSQL_USER does not have. Returns none if the account has a role, whose rights
-/// information_schema does not list.
+/// Returns the privileges that MYSQL_USER lacks for changing partitions. The list is empty if SHOW GRANTS fails, and if the
+/// account has a role, whose privileges information_schema does not list.
 fn missing_partition_rights(
     connection: &mut MySqlConnection,
     table: &TableName,

@@ -37,7 +37,7 @@ impl History {
 
     /// Keeps a sample for the charts.
     pub fn push_sample(&mut self, sample: Sample) {
-        // The clock was set back: a rate between two samples needs ascending times.
+        // A rate between two samples needs ascending times, also if the clock was set back.
         let time = sample.unix_seconds;
         while (self.samples.back()).is_some_and(|last| last.unix_seconds >= time) {
             self.samples.pop_back();

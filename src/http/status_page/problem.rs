@@ -198,7 +198,7 @@ mod tests {
         }
     }
 
-    /// Returns each problem as `severity text` after `change` of a server without problems.
+    /// Applies `change` to a sample without problems. Returns the problems that are found then, each as `severity text`.
     fn problems(change: impl FnOnce(&mut Sample)) -> Vec<String> {
         let minute_ago = sample();
         let mut now = sample();

@@ -31,7 +31,7 @@ pub enum ConfiguredOrCustomStore {
 
 /// A store whose writers have been started.
 pub struct RunningStore {
-    /// Saves the mail of connections.
+    /// The queue through which connections hand mail to the writers.
     pub saver: SaveQueue,
     /// The limits of its table, once they are known.
     pub limits: Arc<StoreLimitsCell>,

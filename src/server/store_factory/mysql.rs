@@ -68,7 +68,7 @@ impl StoreFactory for MySqlStoreFactory {
         }
         let old_rows = {
             let (hosts, config) = (connector.clone(), config.clone());
-            // The connector is another one, because its connections must not count as those of the writers.
+            // A connector of its own, because its connections must not count as those of the writers.
             move |keep| -> Result<Box<dyn OldRows>, _> {
                 let connector = connector_for_cli_commands(&config);
                 let old_rows = MySqlOldRows::open(&hosts, &connector, keep, RoundCaller::Server)?;

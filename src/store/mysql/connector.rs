@@ -28,8 +28,8 @@ use crate::sync::lock;
 /// Callback that receives the table's properties each time a connection has read them.
 pub type TableInfoCallback = Arc<dyn Fn(&TableInfo) + Send + Sync>;
 
-/// Makes connections for the pool, for the thread that checks the hosts, and for the look-up after an unanswered COMMIT. Clones
-/// share their state.
+/// Makes connections to the first usable host: for the pool, for the thread that checks the hosts, for the look-up after an
+/// unanswered COMMIT, for the removal of old rows, and for commands such as `check`. Clones share their state.
 #[derive(Clone)]
 pub struct Connector {
     shared: Arc<SharedConnectorState>,

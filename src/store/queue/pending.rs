@@ -74,8 +74,8 @@ impl UnansweredMail {
         self.set_outcome(outcome, mail);
     }
 
-    /// Records that an attempt to save failed with `error` while the mail was queued. Returns whether the mail goes on waiting:
-    /// else its connection has withdrawn it, or its time is over and it gets the error.
+    /// Records that an attempt to save failed with `error` while the mail was queued. Returns whether the mail goes on waiting.
+    /// Otherwise its connection has withdrawn it, or its time is over and it gets the error.
     pub fn note_failure(&self, error: &SaveError) -> bool {
         if self.is_time_over(error) {
             self.set_outcome(Err(error.clone()), None);
@@ -95,7 +95,7 @@ impl UnansweredMail {
     }
 
     /// Returns the claimed `mail`, which was not saved because of `error`, to the state of a queued mail. Returns whether the
-    /// mail goes on waiting: else its connection has given up, or its time is over and it gets the error.
+    /// mail goes on waiting. Otherwise its connection has given up, or its time is over and it gets the error.
     pub fn return_to_queue(&self, mail: Mail, error: SaveError) -> bool {
         if self.is_time_over(&error) {
             self.set_outcome(Err(error), Some(mail));

@@ -42,10 +42,10 @@ pub struct MySqlOldRows {
 /// cut-off time, if that day has a partition of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoundCaller {
-    /// The server. It does not wait. It keeps these rows until the partition can be dropped, unless GM_KEEP_DAYS is less than
-    /// 1.
+    /// The server: does not wait for the lock; keeps the old rows of that day until their partition can be dropped, unless
+    /// GM_KEEP_DAYS is less than 1.
     Server,
-    /// `goguerrilla prune`. It waits for `COMMAND_LOCK_WAIT`, and removes each old row.
+    /// `goguerrilla prune`: waits for the lock for `COMMAND_LOCK_WAIT`; removes each old row.
     Command,
 }
 

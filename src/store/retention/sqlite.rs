@@ -183,10 +183,10 @@ impl SqliteOldRows {
 
 /// Copies the `-wal` into the database file completely, unless a reader or the writer prevents it.
 fn copy_wal(connection: &mut Connection) -> rusqlite::Result<()> {
-    // PASSIVE copies without the write lock. FULL then holds it for the pages of the last few milliseconds: only a `-wal` that
-    // is copied completely is begun anew, which never happens to PASSIVE while mail arrives.
+    // SQLite restarts the `-wal` only after a checkpoint has copied all of it, which PASSIVE never does while mail arrives. But
+    // PASSIVE copies without the write lock, so that FULL then holds this lock only for the pages of the last few milliseconds.
     connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-    // FULL holds the lock while it waits for a reader, so it must not wait for long.
+    // FULL holds the write lock while it waits for a reader, so it must not wait for long.
     connection.busy_handler(Some(wait_for_lock_briefly))?;
     connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()))
 }

@@ -139,7 +139,8 @@ pub fn assert_mail_is_saved_soon_after_a_node_is_lost(galera: &mut Galera) {
     }
 }
 
-/// SIGSTOP makes the node look like a machine that was switched off.
+/// Asserts that the server changes to another node when the process of one is stopped, and back when it continues. The kernel
+/// still accepts connections to the stopped node, but nothing answers.
 pub fn assert_failover_and_failback_of_a_hanging_node(galera: &Galera) {
     let server = Server::start(&with_hosts(&galera.hosts(), &galera.settings()));
     let load = Load::start(server.address, 8, "hang");
