@@ -18,7 +18,7 @@ pub fn names_of_go_guerrilla_keys(text: &str) -> Option<String> {
     let keys = keys_of_go_guerrilla(text)?;
     let names = keys
         .iter()
-        .filter_map(|path| Some(format!("{path} is {}", known_key(path)?.here?)));
+        .filter_map(|path| Some(format!("{path} is {}", known_key(path)?.equivalent?)));
     Some(names.collect::<Vec<_>>().join(", "))
 }
 
@@ -38,18 +38,22 @@ pub fn go_guerrilla_key_notes_of_text(text: &str) -> Vec<String> {
     keys.iter().map(|path| note_about_key(path)).collect()
 }
 
-/// Returns the name here of a key in small letters; `None` if Go-Guerrilla has no such key, or this server has none for it.
-pub fn name_of_go_guerrilla_key(name: &str) -> Option<&'static str> {
-    known_key(name).and_then(|known| known.here)
+/// Returns the key of this server that corresponds to a key of Go-Guerrilla in lower case; `None` if Go-Guerrilla has no such
+/// key, or this server has none for it.
+pub fn equivalent_of_go_guerrilla_key(name: &str) -> Option<&'static str> {
+    known_key(name).and_then(|known| known.equivalent)
 }
 
 fn note_about_key(path: &str) -> String {
-    let Some(KnownKey { here, hint, .. }) = known_key(path) else {
+    let Some(KnownKey {
+        equivalent, hint, ..
+    }) = known_key(path)
+    else {
         return format!("{path}: no key of Go-Guerrilla 1.6");
     };
-    match (here, *hint) {
-        (Some(here), "") => format!("{path}: {here}"),
-        (Some(here), hint) => format!("{path}: {here}; {hint}"),
+    match (equivalent, *hint) {
+        (Some(key), "") => format!("{path}: {key}"),
+        (Some(key), hint) => format!("{path}: {key}; {hint}"),
         (None, hint) => format!("{path}: no key here; {hint}"),
     }
 }
@@ -108,20 +112,20 @@ fn known_key(path: &str) -> Option<&'static KnownKey> {
 /// A key of Go-Guerrilla. A name means the same wherever it is in the file.
 struct KnownKey {
     name: &'static str,
-    /// The key of this server.
-    here: Option<&'static str>,
+    /// The corresponding key of this server.
+    equivalent: Option<&'static str>,
     /// What else is different, or why there is no key here.
     hint: &'static str,
 }
 
-const fn same(name: &'static str, here: &'static str) -> KnownKey {
-    with_hint(name, here, "")
+const fn same(name: &'static str, equivalent: &'static str) -> KnownKey {
+    with_hint(name, equivalent, "")
 }
 
-const fn with_hint(name: &'static str, here: &'static str, hint: &'static str) -> KnownKey {
+const fn with_hint(name: &'static str, equivalent: &'static str, hint: &'static str) -> KnownKey {
     KnownKey {
         name,
-        here: Some(here),
+        equivalent: Some(equivalent),
         hint,
     }
 }
@@ -129,7 +133,7 @@ const fn with_hint(name: &'static str, here: &'static str, hint: &'static str) -
 const fn none(name: &'static str, hint: &'static str) -> KnownKey {
     KnownKey {
         name,
-        here: None,
+        equivalent: None,
         hint,
     }
 }
@@ -203,11 +207,11 @@ mod tests {
     #[test]
     fn every_name_that_is_given_is_a_key_of_this_server() {
         for known in KNOWN_KEYS {
-            let names = known.here.unwrap_or_default();
+            let names = known.equivalent.unwrap_or_default();
             for name in names.split([',', ' ']).filter(|name| name.len() > 3) {
                 assert_eq!(find_key(name), Some(name), "{}", known.name);
             }
-            assert!(known.here.is_some() || !known.hint.is_empty());
+            assert!(known.equivalent.is_some() || !known.hint.is_empty());
             let same_name = KNOWN_KEYS.iter().filter(|other| other.name == known.name);
             assert_eq!(same_name.count(), 1, "{}", known.name);
         }

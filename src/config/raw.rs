@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::ConfigError;
-use super::go_guerrilla::name_of_go_guerrilla_key;
+use super::go_guerrilla::equivalent_of_go_guerrilla_key;
 
 /// The pairs of key and value, from the file and from the environment.
 #[derive(Default)]
@@ -104,9 +104,9 @@ impl RawConfig {
         unknown
             .map(|(key, _)| {
                 let name = shown_name(key);
-                if let Some(here) = name_of_go_guerrilla_key(key) {
+                if let Some(equivalent) = equivalent_of_go_guerrilla_key(key) {
                     return format!(
-                        "{name}: a key of Go-Guerrilla, ignored; it is called {here} here"
+                        "{name}: a key of Go-Guerrilla, ignored; it is called {equivalent} here"
                     );
                 }
                 match nearest_key(key) {

@@ -13,9 +13,9 @@ pub struct FeedCursor {
     period: u64,
 }
 
-/// What a consumer finds after its position.
+/// The entries after a cursor, and how many were overwritten before them.
 #[derive(Debug, Default)]
-pub struct FeedRead {
+pub struct FeedBatch {
     /// The next entries, the oldest first.
     pub entries: Vec<Arc<FeedEntry>>,
     /// Number of entries before them that were overwritten.
@@ -41,13 +41,13 @@ impl Feed {
 
 impl FeedCursor {
     /// Takes the next entries, at most `max`, without waiting.
-    pub fn take(&mut self, max: usize) -> FeedRead {
+    pub fn take(&mut self, max: usize) -> FeedBatch {
         let feed = Arc::clone(&self.feed);
         self.take_from(&feed.lock(), max, usize::MAX)
     }
 
     /// Takes at most `max` entries, and at most `max_octets` of them unless the first one is larger.
-    fn take_from(&mut self, ring: &Ring, max: usize, max_octets: usize) -> FeedRead {
+    fn take_from(&mut self, ring: &Ring, max: usize, max_octets: usize) -> FeedBatch {
         let missed = ring.first.saturating_sub(self.next);
         self.next += missed;
         let skipped = usize::try_from(self.next - ring.first).unwrap_or(usize::MAX);
@@ -59,7 +59,7 @@ impl FeedCursor {
         let next = ring.entries.iter().skip(skipped);
         let entries: Vec<_> = next.take(max).take_while(fits).cloned().collect();
         self.next += entries.len() as u64;
-        FeedRead { entries, missed }
+        FeedBatch { entries, missed }
     }
 
     /// Waits until there is a next entry, the feed was turned off, `is_ended` returns true or `timeout` is over. Returns
@@ -121,7 +121,7 @@ impl FeedReader {
     }
 
     /// Takes the next entries, at most `max` and [`READ_OCTETS`], without waiting. Counts those that the reader missed.
-    pub fn take(&mut self, max: usize) -> FeedRead {
+    pub fn take(&mut self, max: usize) -> FeedBatch {
         let feed = Arc::clone(&self.cursor.feed);
         let read = self.cursor.take_from(&feed.lock(), max, READ_OCTETS);
         feed.count_dropped(read.missed);

@@ -3,7 +3,7 @@
 //! The writers of the store put entries into one ring in memory. Each consumer (the thread that writes the Redis stream, each
 //! reader of /feed, the status page) has its own position in the ring, so that none waits for another, and a writer waits for
 //! none of them: it holds the lock of the ring only while it appends. A new entry in a full ring replaces the oldest one. A
-//! consumer that has not taken it yet gets the number of entries that it missed ([`FeedRead::missed`]).
+//! consumer that has not taken it yet gets the number of entries that it missed ([`FeedBatch::missed`]).
 //!
 //! Delivery is at most once: an entry that is in the ring when the process ends, or that is overwritten, is not sent. The
 //! entries of one transaction follow each other in the order of its mails; those of several writers interleave.
@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-pub use cursor::{FeedCursor, FeedRead, FeedReader};
+pub use cursor::{FeedBatch, FeedCursor, FeedReader};
 pub use entry::FeedEntry;
 pub use filter::{FeedFilter, FeedFilterError};
 pub use publisher::{FeedPublisher, PublishOutcome, PublishStream};
@@ -188,7 +188,7 @@ mod tests {
         feed
     }
 
-    fn subjects(read: &FeedRead) -> Vec<&str> {
+    fn subjects(read: &FeedBatch) -> Vec<&str> {
         read.entries.iter().map(|entry| &*entry.subject).collect()
     }
 

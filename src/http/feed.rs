@@ -15,7 +15,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use super::message::{HttpRequest, HttpResponse};
 use super::server::write_all;
 use crate::connection::SharedSettings;
-use crate::feed::{Feed, FeedFilter, FeedRead, FeedReader, MAX_FEED_READERS};
+use crate::feed::{Feed, FeedBatch, FeedFilter, FeedReader, MAX_FEED_READERS};
 
 /// Returns the answer to a request for `/feed`: a stream of events, or why this client does not get it.
 pub fn answer_feed_request(
@@ -108,7 +108,7 @@ impl EventSender {
     }
 
     /// Returns an event for each entry that the reader wants.
-    fn events_of(&self, read: &FeedRead) -> String {
+    fn events_of(&self, read: &FeedBatch) -> String {
         let wanted = read
             .entries
             .iter()

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::host_status::HostStatus;
-use super::refusals::RejectedBatchCount;
+use super::rejected_batches::RejectedBatchCount;
 use super::table::TableColumns;
 use crate::metrics::Metrics;
 use crate::sync::lock;
@@ -59,7 +59,7 @@ impl fmt::Debug for StoreReadinessCheck {
 struct LastFailureAndRejections {
     /// Time and reason of the last batch of which no mail was saved.
     last: Option<(Instant, String)>,
-    refusals: RejectedBatchCount,
+    rejected_batches: RejectedBatchCount,
 }
 
 /// The requests that the store has not answered yet: start time and description of each.
@@ -183,7 +183,10 @@ impl StoreHealth {
         reason: &str,
     ) {
         let mut failures = lock(&self.shared.failures);
-        if failures.refusals.add_batch_and_check_if_failing(clients) {
+        if failures
+            .rejected_batches
+            .add_batch_and_check_if_failing(clients)
+        {
             failures.last = Some((Instant::now(), reason.to_owned()));
         }
         self.shared.is_failing.store(true, Ordering::SeqCst);

@@ -16,7 +16,7 @@ mod queue;
 mod reader;
 #[cfg(feature = "mysql")]
 pub mod redis;
-mod refusals;
+mod rejected_batches;
 pub mod retention;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 mod row;

@@ -112,7 +112,7 @@ fn insert_and_look_up_trial_row(
                 connection,
                 table,
                 mails,
-                &BodiesInRedis::Unused,
+                &BodiesInRedis::NotConfigured,
                 &HashSet::new(),
             )
         });

@@ -40,11 +40,11 @@ impl BodyStore {
             BodyStore::Redis(bodies) => {
                 pending.is_some_and(|pending| bodies.finish_body_write(pending))
             }
-            BodyStore::Table => return BodiesInRedis::Unused,
+            BodyStore::Table => return BodiesInRedis::NotConfigured,
         };
         match are_stored {
             true => BodiesInRedis::Redis,
-            false => BodiesInRedis::Table,
+            false => BodiesInRedis::NotStored,
         }
     }
 }
@@ -57,7 +57,7 @@ impl BodiesInRedis {
         mails: impl Iterator<Item = &'a Mail>,
         metrics: &Metrics,
     ) {
-        if matches!(self, BodiesInRedis::Unused) {
+        if matches!(self, BodiesInRedis::NotConfigured) {
             return;
         }
         let (mut redis, mut table) = (0, 0);

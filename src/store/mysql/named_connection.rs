@@ -25,7 +25,7 @@ pub fn connect_by_name(
     let addresses: Vec<SocketAddr> = (name, port).to_socket_addrs()?.collect();
     let connect_to_family = |address: SocketAddr| {
         let connection = connect(any_address_of_family(address))
-            .map_err(|error| error_of_family(error, address, &addresses, tcp_timeout))?;
+            .map_err(|error| connect_error_of_address(error, address, &addresses, tcp_timeout))?;
         let peer = peer_address(&connection)?;
         Ok((connection, peer))
     };
@@ -70,7 +70,7 @@ fn any_address_of_family(address: SocketAddr) -> SocketAddr {
 
 /// Returns the error of the driver. If the name also has addresses of the other family, the driver fails last because it cannot
 /// bind such an address; the reason why `address` fails then is found by connecting to it.
-fn error_of_family(
+fn connect_error_of_address(
     error: Error,
     address: SocketAddr,
     addresses: &[SocketAddr],

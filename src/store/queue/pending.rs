@@ -76,7 +76,7 @@ impl UnansweredMail {
 
     /// Records that an attempt to save failed with `error` while the mail was queued. Returns whether the mail goes on waiting.
     /// Otherwise its connection has withdrawn it, or its time is over and it gets the error.
-    pub fn note_failure(&self, error: &SaveError) -> bool {
+    pub fn record_failure(&self, error: &SaveError) -> bool {
         if self.is_time_over(error) {
             self.set_outcome(Err(error.clone()), None);
             return false;

@@ -78,7 +78,7 @@ impl QueueReceiver {
         for queued in waiting {
             if !is_held {
                 queued.set_save_outcome(Err(error.clone()), None);
-            } else if queued.note_failure(error) {
+            } else if queued.record_failure(error) {
                 self.put_back(queued);
             }
         }

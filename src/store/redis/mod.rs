@@ -91,9 +91,9 @@ fn split_credentials(url: &str) -> (&str, &str) {
 /// Which bodies of a batch are in Redis.
 pub enum BodiesInRedis {
     /// No body, because Redis is not configured: all bodies go into column `mail` of the table.
-    Unused,
-    /// No body: all bodies go into column `mail` of the table.
-    Table,
+    NotConfigured,
+    /// No body, because Redis did not store them: all bodies go into column `mail` of the table.
+    NotStored,
     /// All bodies of the batch.
     Redis,
     /// Only the bodies of these mail ids.
@@ -104,7 +104,7 @@ impl BodiesInRedis {
     /// Returns whether the body of this mail id is in Redis.
     pub fn is_body_in_redis(&self, hash: &MailId) -> bool {
         match self {
-            BodiesInRedis::Unused | BodiesInRedis::Table => false,
+            BodiesInRedis::NotConfigured | BodiesInRedis::NotStored => false,
             BodiesInRedis::Redis => true,
             BodiesInRedis::Some(hashes) => hashes.contains(hash),
         }

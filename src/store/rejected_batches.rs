@@ -22,7 +22,7 @@ impl RejectedBatchCount {
             let first = *self.first_client.get_or_insert(client);
             self.several_clients |= first != client;
         }
-        self.batches >= MIN_REFUSED_BATCHES && self.several_clients
+        self.batches >= MIN_REJECTED_BATCHES && self.several_clients
     }
 }
 
@@ -39,7 +39,7 @@ fn client_network_address(address: IpAddr) -> IpAddr {
 }
 
 /// Number of rejected batches in a row after which the store counts as failing, if they came from several clients.
-const MIN_REFUSED_BATCHES: usize = 10;
+const MIN_REJECTED_BATCHES: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -47,13 +47,13 @@ mod tests {
 
     #[test]
     fn rejected_mails_from_one_ipv6_network_count_as_one_client() {
-        let mut refusals = RejectedBatchCount::default();
+        let mut rejected = RejectedBatchCount::default();
         let address = |net: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, host]);
         for host in 0..50 {
-            assert!(!refusals.add_batch_and_check_if_failing(std::iter::once(address(1, host))));
+            assert!(!rejected.add_batch_and_check_if_failing(std::iter::once(address(1, host))));
         }
         assert!(
-            refusals.add_batch_and_check_if_failing([address(1, 0), address(2, 0)].into_iter())
+            rejected.add_batch_and_check_if_failing([address(1, 0), address(2, 0)].into_iter())
         );
     }
 }
