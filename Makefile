@@ -115,7 +115,7 @@ bench-quick: tools
 # kind once, from the first to the last.
 soak: tools
 	cargo test --release --locked --test soak -- --nocapture --test-threads=1
-	GUERRILLA_TEST_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 anomalies::
+	GUERRILLA_TEST_ROUNDS=1000 cargo test --release --locked --test system -- --nocapture --test-threads=1 fault_injection::
 
 # Sends MAILS mails of mixed sizes through one process, at least 200,000, and fails if its memory, threads or descriptors grow.
 # Writes the series and its picture to target/bench, or with OUT=docs to docs. Five million need 10 GB of disk, in the folder

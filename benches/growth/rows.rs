@@ -17,7 +17,7 @@ use crate::databases::{self, execute};
 use crate::load::{Load, OwnClient};
 use crate::peer::{Server, goguerrilla};
 use crate::process::cpu_seconds;
-use testkit::front::dist_file;
+use testkit::project_files::dist_file;
 
 /// Returns one table, and the size of the rows.
 pub fn measure() -> String {

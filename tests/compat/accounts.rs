@@ -9,7 +9,7 @@ use std::thread;
 use tempfile::TempDir;
 
 use testkit::certificates::Authority;
-use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
+use testkit::mariadb::{EXISTING_TABLE, MariaDb, PASSWORD, USER};
 use testkit::server_programs::is_mysql;
 use testkit::{Server, needs, short_mail, test, wait_for};
 
@@ -251,7 +251,7 @@ fn caching_sha2_password_account_logs_in_over_verified_tls_with_an_empty_and_a_f
         &format!("--ssl-cert={}", pair.chain.display()),
         &format!("--ssl-key={}", pair.key.display()),
     ]);
-    database.sql(FIELD_TABLE);
+    database.sql(EXISTING_TABLE);
     database.sql(&format!("ALTER USER {USER}@'%' REQUIRE SSL"));
     let host = format!("localhost:{}", database.address().port());
     let ca = authority.file.display().to_string();

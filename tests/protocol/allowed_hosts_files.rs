@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::ended::run;
+use testkit::process::run;
 use testkit::status::{STATUS, wait_for_metric};
 use testkit::{Server, test, wait_for_within, write_config};
 

@@ -120,7 +120,7 @@ fn auth_http_address_in_use_is_a_start_error() {
         ("NGINX_AUTH", address.as_str()),
     ];
     testkit::write_config(folder.path(), &settings);
-    let ended = testkit::ended::run(folder.path(), &["-config=goguerrilla.conf"]);
+    let ended = testkit::process::run(folder.path(), &["-config=goguerrilla.conf"]);
     let expected = format!("goguerrilla: cannot bind {address}: ");
     assert_eq!(ended.status, 1);
     assert!(

@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use testkit::ended::{ProcessResult, run, run_command};
+use testkit::process::{ProcessResult, run, run_command};
 use testkit::{Server, binary, test, write_config};
 
 #[test]

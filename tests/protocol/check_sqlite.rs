@@ -12,7 +12,7 @@ use nix::unistd::{geteuid, mkfifo};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use testkit::ended::run;
+use testkit::process::run;
 use testkit::{Server, let_time_pass, note, run_in, short_mail, test, write_config};
 
 /// The keys of a server that root starts and that runs as user nobody.

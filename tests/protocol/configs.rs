@@ -5,7 +5,7 @@ use std::fs;
 use goguerrilla::Config;
 use tempfile::TempDir;
 
-use testkit::ended::run;
+use testkit::process::run;
 use testkit::{Server, test};
 
 #[test]

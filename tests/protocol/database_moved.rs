@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use testkit::ended::run;
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of, stored_markers};
+use testkit::process::run;
 use testkit::steps::rename_files;
 use testkit::{Server, test, value, write_config};
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use testkit::ended::run;
+use testkit::process::run;
 use testkit::store::mails_after;
 use testkit::{Client, Server, test, write_config};
 

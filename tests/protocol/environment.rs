@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::ended::{ProcessResult, run_with_changed_command};
+use testkit::process::{ProcessResult, run_with_changed_command};
 use testkit::{Server, test, write_config};
 
 #[test]

@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use testkit::ended::{run, run_command};
 use testkit::follow::FollowedList;
 use testkit::load::{Load, assert_no_loss_or_duplicate};
+use testkit::process::{run, run_command};
 use testkit::store::mails_after;
 use testkit::{Server, short_mail, test, wait_for};
 

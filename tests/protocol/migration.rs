@@ -6,8 +6,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use goguerrilla::Config;
-use testkit::ended::{ProcessResult, run};
-use testkit::front::documented_block;
+use testkit::process::{ProcessResult, run};
+use testkit::project_files::documented_block;
 use testkit::test;
 
 #[test]

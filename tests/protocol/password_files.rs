@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
 
-use testkit::ended::run;
+use testkit::process::run;
 use testkit::{test, write_config};
 
 /// A store whose servers are not asked before the files have been read.

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use testkit::ended::run;
+use testkit::process::run;
 use testkit::{Server, test, wait_for, write_config};
 
 /// A change to the PID file of a running server.

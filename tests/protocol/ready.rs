@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::ended::{ProcessResult, run, run_with_changed_command};
 use testkit::ports::free_port;
+use testkit::process::{ProcessResult, run, run_with_changed_command};
 use testkit::status::STATUS;
 use testkit::{Server, assert_took, test, write_config};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, params};
 
-use testkit::ended::run;
 use testkit::load::{Load, assert_no_loss_or_duplicate, stored_markers};
+use testkit::process::run;
 use testkit::{Server, TEST_TIMEOUT, check_for, run_in, short_mail, test, write_config};
 
 #[test]

@@ -28,7 +28,7 @@ use testkit::{
     Client, Server, TEST_TIMEOUT, assert_took, connect_with_small_buffers, value, wait_for,
     wait_for_within, write_config,
 };
-use testkit::{ended, note, test};
+use testkit::{note, process, test};
 
 #[test]
 fn cve_2011_0411_cve_2024_34083_octets_pipelined_after_starttls_are_rejected() {
@@ -124,7 +124,7 @@ fn incomplete_tls_handshake_times_out_without_a_plaintext_reply() {
             for implicit_tls_address in [false, true] {
                 let (tls, hello) = (&tls, &hello);
                 scope.spawn(move || {
-                    let mut socket = wire(tls, implicit_tls_address);
+                    let mut socket = socket_before_handshake(tls, implicit_tls_address);
                     let began_at = Instant::now();
                     socket.write_all(first).expect("the server reads");
                     let heard = if drips {
@@ -161,7 +161,7 @@ fn rustsec_2024_0336_close_notify_after_client_hello_uses_no_cpu_time() {
             let builder = ClientConfig::builder_with_protocol_versions(versions);
             let builder = builder.with_root_certificates(RootCertStore::empty());
             let hello = hello_of(connection(Arc::new(builder.with_no_client_auth())));
-            let mut socket = wire(&tls, implicit_tls_address);
+            let mut socket = socket_before_handshake(&tls, implicit_tls_address);
             let before = tls.server.processor_time();
             if in_one_write {
                 let both = [&hello, CLOSE_NOTIFY].concat();
@@ -411,12 +411,12 @@ fn unusable_certificate_or_key_is_a_one_line_error_naming_the_file() {
     ] {
         let keys = [("GSMTP_PUB_KEY", chain), ("GSMTP_PRV_KEY", key), ("GM_STORE", "sqlite")];
         write_config(folder, &keys);
-        let started = ended::run(folder, &["-config=goguerrilla.conf"]);
+        let started = process::run(folder, &["-config=goguerrilla.conf"]);
         assert_eq!((started.status, started.stdout.as_str()), (1, ""), "{chain} {key}");
         let line = started.stderr.strip_prefix("goguerrilla: ").expect("the name of the program");
         assert!(line.starts_with(&expected), "{line} for {expected}");
         assert_eq!(line.lines().count(), 1, "{line}");
-        let checked = ended::run(folder, &["check", "-config=goguerrilla.conf"]);
+        let checked = process::run(folder, &["check", "-config=goguerrilla.conf"]);
         assert_eq!(checked.status, 1, "{chain} {key}");
         assert_eq!(checked.stdout, format!("error: {line}"));
     }
@@ -452,7 +452,7 @@ fn expiring_certificate_and_world_readable_key_cause_warnings() {
             ("GSMTP_PRV_KEY", "mx.key.pem"),
         ];
         let server = Server::start_in(folder, &keys);
-        let checked = ended::run(server.folder.path(), &["check", "-config=goguerrilla.conf"]);
+        let checked = process::run(server.folder.path(), &["check", "-config=goguerrilla.conf"]);
         let warning = expected.map_or(String::new(), |text| format!("warning: {text}\n"));
         assert_eq!((checked.status, checked.stdout), (0, warning));
         match expected {
@@ -495,8 +495,10 @@ fn certificate_renewal_under_load_fails_no_handshake() {
             let (tls, config, stop, handshakes) = (&tls, &config, &stop, &handshakes);
             scope.spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
-                    let client =
-                        TlsClient::over(wire(tls, implicit_tls_address), Arc::clone(config));
+                    let client = TlsClient::over(
+                        socket_before_handshake(tls, implicit_tls_address),
+                        Arc::clone(config),
+                    );
                     client
                         .expect("a handshake")
                         .command("QUIT", if implicit_tls_address { "220" } else { "221" });
@@ -516,7 +518,8 @@ fn certificate_renewal_under_load_fails_no_handshake() {
                 (tls.server.log().matches(" certificate_renewed").count() > number).then_some(())
             });
             let mut client =
-                TlsClient::over(wire(&tls, false), Arc::clone(&config)).expect("a handshake");
+                TlsClient::over(socket_before_handshake(&tls, false), Arc::clone(&config))
+                    .expect("a handshake");
             assert_eq!(client.certificate(), certificate(&renewal.chain));
         }
     });
@@ -534,7 +537,7 @@ fn invalid_new_certificate_is_ignored_and_a_valid_one_is_loaded_without_sighup()
     let renewal = Pair::make(elsewhere.path(), "renewed", KeyKind::EcdsaP256, 90);
     let config = config_trusting(&[&old_chain, &renewal.chain]);
     let served = || {
-        let client = TlsClient::over(wire(&tls, false), Arc::clone(&config));
+        let client = TlsClient::over(socket_before_handshake(&tls, false), Arc::clone(&config));
         client.expect("a handshake").certificate()
     };
     let mut before = tls.client();
@@ -661,7 +664,7 @@ fn replace_pair(new: &Pair, old: &Pair) {
 }
 
 /// Returns a connected socket whose next octet belongs to the TLS handshake.
-fn wire(tls: &TlsServer, implicit_tls_address: bool) -> TcpStream {
+fn socket_before_handshake(tls: &TlsServer, implicit_tls_address: bool) -> TcpStream {
     let socket = if implicit_tls_address {
         TcpStream::connect(tls.implicit_tls_address).expect("the server accepts")
     } else {

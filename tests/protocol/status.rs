@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use testkit::ended::run;
+use testkit::process::run;
 use testkit::status::{STATUS, address, figures, get, wait_for_metric};
 use testkit::{
     AT_ONCE, Client, Server, assert_took, let_time_pass, short_mail, test, wait_for, write_config,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use testkit::ended::{ProcessResult, run};
+use testkit::process::{ProcessResult, run};
 use testkit::{Reply, Server, short_mail, test, without_trace};
 
 const CONFIG: &str = "-config=goguerrilla.conf";

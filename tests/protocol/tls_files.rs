@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use goguerrilla::internals::net::tls::{TlsCredentials, TlsFiles};
 use tempfile::TempDir;
 
-use testkit::ended::run;
+use testkit::process::run;
 use testkit::{test, write_config};
 
 /// Shell script that makes a root, two intermediates, the server's certificates with their keys, and unusable and

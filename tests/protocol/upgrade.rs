@@ -6,10 +6,10 @@ use std::path::Path;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use testkit::ended::run;
 use testkit::feed::FeedReader;
 use testkit::follow::FollowedList;
 use testkit::load::content_of;
+use testkit::process::run;
 use testkit::status::STATUS;
 use testkit::store::mails_after;
 use testkit::upgrade::{OLD_CONFIG, OLD_MAILS, OLD_SQLITE_DUMP};

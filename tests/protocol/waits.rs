@@ -12,7 +12,7 @@ const PAUSES: &[(&str, usize)] = &[
     ("tests/protocol/check_sqlite.rs", 1),
     ("tests/protocol/discarding.rs", 1),
     ("tests/protocol/hold.rs", 1),
-    ("tests/protocol/known_holes.rs", 1),
+    ("tests/protocol/cves.rs", 1),
     ("tests/protocol/limits.rs", 4),
     ("tests/protocol/recipient_hook.rs", 2),
     ("tests/protocol/slot_exhaustion.rs", 1),
@@ -31,7 +31,7 @@ const PAUSES: &[(&str, usize)] = &[
     ("tests/testkit/src/kill_rounds.rs", 1),
     ("tests/testkit/src/kill_rounds_mysql.rs", 1),
     ("tests/testkit/src/load.rs", 2),
-    ("tests/testkit/src/rate.rs", 2),
+    ("tests/testkit/src/throughput.rs", 2),
     ("tests/testkit/src/redis.rs", 1),
     ("tests/testkit/src/senders.rs", 1),
 ];

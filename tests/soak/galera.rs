@@ -11,7 +11,7 @@ use testkit::test;
 
 #[test]
 fn soak_of_galera() {
-    let mut galera = Galera::start_with_everything();
+    let mut galera = Galera::start_with_soak_settings();
     assert_fast_failover_from_a_read_only_node(&galera);
     galera.sql_at(0, "TRUNCATE mail.new_mail");
     let mut removal = Removal::default();

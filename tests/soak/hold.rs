@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use testkit::everything::EVERYTHING;
 use testkit::galera::Galera;
 use testkit::galera_faults;
 use testkit::load::{Account, Load, assert_no_loss_or_duplicate, stored_markers};
 use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::soak_settings::SOAK_SETTINGS;
 use testkit::status::{figures, get};
 use testkit::{Server, assert_took, let_time_pass, note, test, wait_for_within};
 
@@ -32,7 +32,7 @@ fn soak_of_hold_mariadb_restarts_after_five_seconds() {
 
 #[test]
 fn soak_of_hold_a_galera_node_is_killed() {
-    let mut galera = Galera::start_with_everything();
+    let mut galera = Galera::start_with_soak_settings();
     let settings = [galera.settings(), settings()].concat();
     let server = Server::start(&with_hosts(&galera.hosts(), &settings));
     let load = Load::start_paced(server.address, RATE, "node");
@@ -134,7 +134,7 @@ fn subjects_in(database: &MariaDb) -> HashMap<String, usize> {
 }
 
 fn settings() -> Vec<(&'static str, &'static str)> {
-    [EVERYTHING, &[("GM_MAX_CLIENTS", "4000")]].concat()
+    [SOAK_SETTINGS, &[("GM_MAX_CLIENTS", "4000")]].concat()
 }
 
 const HELD: &str = "goguerrilla_mails_held";

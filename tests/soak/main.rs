@@ -1,11 +1,11 @@
 //! Tests that run for minutes: `make soak`.
 
+mod durability;
+mod durability_mysql;
 mod endurance;
-mod fleet;
 mod galera;
 mod hold;
-mod promise;
-mod promise_mysql;
+mod receiver_cluster;
 mod upgrade;
 
 testkit::main!(1);

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use tempfile::TempDir;
 
-use testkit::front::{documented_block, with};
 use testkit::load::{Account, Load, stored_markers};
 use testkit::mariadb::MariaDb;
+use testkit::project_files::{documented_block, with};
 use testkit::steps::run_script;
 use testkit::{Server, test};
 

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use tempfile::TempDir;
 
-use testkit::ended::run;
-use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
+use testkit::mariadb::{EXISTING_TABLE, MariaDb, PASSWORD, with_hosts};
+use testkit::process::run;
 use testkit::redis::{FakeBehavior, FakeRedis, Redis};
 use testkit::server_programs::is_mysql;
 use testkit::{test, write_config};
@@ -65,7 +65,7 @@ fn check_reports_a_table_that_rejects_mail_in_one_line_with_a_working_fix() {
             continue;
         }
         database.sql("DROP TABLE IF EXISTS new_mail");
-        database.sql(FIELD_TABLE);
+        database.sql(EXISTING_TABLE);
         database.sql(&format!("ALTER TABLE new_mail {change}"));
         let (status, output) = checked(&database, &[]);
         if found.is_empty() {
@@ -130,7 +130,7 @@ fn check_names_the_trigger_or_constraint_that_rejects_every_row() {
         ),
     ] {
         database.sql("DROP TABLE IF EXISTS new_mail");
-        database.sql(FIELD_TABLE);
+        database.sql(EXISTING_TABLE);
         database.sql(change);
         if change.contains("UNIQUE") || change.contains("127") {
             insert_one(&database);
@@ -231,7 +231,7 @@ fn check_inserts_no_trial_row_into_nontransactional_tables() {
     // MySQL does not have Aria.
     for engine in ["MyISAM", of_product("Aria", "MyISAM"), "MEMORY"] {
         database.sql("DROP TABLE new_mail");
-        let table = FIELD_TABLE.replace("InnoDB", engine);
+        let table = EXISTING_TABLE.replace("InnoDB", engine);
         let table = match engine {
             "MEMORY" => table
                 .replace("text", "varchar(255)")
@@ -290,17 +290,17 @@ fn check_inserts_no_trial_row_if_triggers_may_be_hidden() {
 fn check_tests_views_and_nontransactional_tables_without_a_trial_row() {
     let database = MariaDb::start();
     database.sql(
-        &FIELD_TABLE
+        &EXISTING_TABLE
             .replace("`new_mail`", "`isam`")
             .replace("InnoDB", "MyISAM"),
     );
     database.sql(
-        &FIELD_TABLE
+        &EXISTING_TABLE
             .replace("`new_mail`", "`narrow`")
             .replace("InnoDB", "MyISAM"),
     );
     database.sql(
-        &FIELD_TABLE
+        &EXISTING_TABLE
             .replace("`new_mail`", "`textual`")
             .replace("InnoDB", "MyISAM")
             .replace("longblob", "longtext"),
@@ -308,7 +308,7 @@ fn check_tests_views_and_nontransactional_tables_without_a_trial_row() {
     database.sql("ALTER TABLE narrow MODIFY hash char(20) NOT NULL");
     database.sql("CREATE VIEW plain AS SELECT * FROM new_mail");
     database.sql("CREATE VIEW counted AS SELECT DISTINCT * FROM new_mail");
-    database.sql(&FIELD_TABLE.replace("`new_mail`", "`wide`"));
+    database.sql(&EXISTING_TABLE.replace("`new_mail`", "`wide`"));
     database.sql("ALTER TABLE wide ADD COLUMN own datetime NOT NULL");
     let columns = "mail_id, date, `from`, `to`, subject, body, charset, mail, spam_score, hash, content_type, recipient, \
                    has_attach, ip_addr, delivered, attach_info, dkim_valid";
@@ -559,7 +559,7 @@ fn check_names_the_protocol_of_a_server_that_is_not_mysql() {
 #[test]
 fn unsynced_binary_log_causes_a_warning() {
     let database = MariaDb::start_with(&["--log-bin=log", "--sync-binlog=0"]);
-    database.sql(FIELD_TABLE);
+    database.sql(EXISTING_TABLE);
     let server = database.server(&[]);
     let fix = "sync_binlog is 0 and the server recovers its commits from the binary log, so acknowledged mail is lost \
                 when the database's machine loses power; run: SET GLOBAL sync_binlog = 1, and set it in the server's \

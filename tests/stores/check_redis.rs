@@ -5,9 +5,9 @@ use std::net::TcpStream;
 
 use tempfile::TempDir;
 
-use testkit::ended::run;
 use testkit::mariadb::{MariaDb, with_hosts};
 use testkit::ports::free_port;
+use testkit::process::run;
 use testkit::redis::{FakeBehavior, FakeRedis, Redis, RedisCluster};
 use testkit::server_programs::is_valkey;
 use testkit::{test, wait_for, write_config};

@@ -11,7 +11,7 @@ use testkit::status::{get, wait_for_metric};
 use testkit::steps::send_mail;
 use testkit::{AT_ONCE, Server, assert_took, let_time_pass, note, test, wait_for_within};
 
-use crate::growing::stored_markers;
+use crate::partitioning::stored_markers;
 
 const STATUS: (&str, &str) = ("GM_STATUS_INTERFACE", "127.0.0.1:0");
 const HELD: &str = "goguerrilla_mails_held";

@@ -1,7 +1,7 @@
 //! A table of Go-Guerrilla 1.5: `check` names what it needs, and the documented statements are enough.
 
-use testkit::front::documented_block;
 use testkit::mariadb::MariaDb;
+use testkit::project_files::documented_block;
 use testkit::{short_mail, test, wait_for, without_trace};
 
 /// The columns of a table for the step `Sql` of Go-Guerrilla 1.5 and later.

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use testkit::fault_proxy::{Fault, FaultProxy};
-use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, with_hosts};
+use testkit::mariadb::{EXISTING_TABLE, MariaDb, PASSWORD, with_hosts};
 use testkit::ports::free_address;
 use testkit::redis::Redis;
 use testkit::steps::send_mail;
@@ -378,7 +378,7 @@ fn full_tablespace_replies_452_until_space_is_free() {
     let shared = "--innodb-file-per-table=OFF";
     let small = "--innodb-data-file-path=ibdata1:12M:autoextend:max:20M";
     let mut database = MariaDb::start_with(&[shared, small]);
-    database.sql(FIELD_TABLE);
+    database.sql(EXISTING_TABLE);
     let server = database.server(&[]);
     let mut client = server.client();
     let large = incompressible(120_000);
@@ -449,7 +449,7 @@ fn fewer_database_connections_than_writers_lose_no_mail() {
 #[test]
 fn idle_connection_closed_by_the_database_is_replaced_without_a_log_line() {
     let database = MariaDb::start_with(&["--wait-timeout=1"]);
-    database.sql(&FIELD_TABLE.replace("varchar(15)", "varchar(45)"));
+    database.sql(&EXISTING_TABLE.replace("varchar(15)", "varchar(45)"));
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "first").0);
     wait_for_within("idle connections to end", RECOVERY_LIMIT, || {
@@ -507,7 +507,7 @@ fn mail_rejected_by_the_database_does_not_fail_its_batch() {
 #[test]
 fn advertised_size_fits_max_allowed_packet_and_such_a_mail_is_saved() {
     let database = MariaDb::start_with(&["--max-allowed-packet=1M"]);
-    database.sql(FIELD_TABLE);
+    database.sql(EXISTING_TABLE);
     let server = database.server(&[("GSMTP_MAX_SIZE", "4000000")]);
     assert_saved(&deliver(&server, "first").0);
     let mut client = server.client();
@@ -591,7 +591,7 @@ fn missing_table_or_column_is_reported_with_its_remedy() {
         let (is_ok, output) = server.check();
         assert!(is_ok, "{what}: {output}");
     };
-    check_and_fix("no table", "CREATE TABLE", FIELD_TABLE);
+    check_and_fix("no table", "CREATE TABLE", EXISTING_TABLE);
     database.sql("ALTER TABLE new_mail DROP COLUMN charset");
     check_and_fix(
         "no column",
@@ -686,7 +686,7 @@ fn host_that_hangs_during_a_large_mail_fails_over_to_the_next_host() {
     let hanging = MariaDb::start_with(&["--max-allowed-packet=64M"]);
     let second = MariaDb::start_with(&["--max-allowed-packet=64M"]);
     for database in [&hanging, &second] {
-        database.sql(FIELD_TABLE);
+        database.sql(EXISTING_TABLE);
     }
     let proxy = FaultProxy::start(hanging.address());
     let hosts = format!("{},{}", proxy.address(), second.address());
@@ -761,7 +761,7 @@ fn one_mail_rejected_by_the_database_leaves_readyz_at_200() {
 #[test]
 fn database_settings_that_weaken_durability_cause_warnings() {
     let database = MariaDb::start_with(&["--innodb-flush-log-at-trx-commit=2"]);
-    database.sql(&FIELD_TABLE.replace("InnoDB", "MyISAM"));
+    database.sql(&EXISTING_TABLE.replace("InnoDB", "MyISAM"));
     let server = database.server(&[]);
     assert_saved(&deliver(&server, "weak").0);
     let (is_ok, output) = server.check();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mysql::prelude::Queryable;
 
 use testkit::fault_proxy::{Fault, FaultProxy};
-use testkit::mariadb::{FIELD_TABLE, MariaDb, USER, with_hosts};
+use testkit::mariadb::{EXISTING_TABLE, MariaDb, USER, with_hosts};
 use testkit::server_programs::is_mysql;
 use testkit::status::get;
 use testkit::{
@@ -44,7 +44,7 @@ pub fn semi_synchronous_with(options: &[&str]) -> MariaDb {
         ]
     };
     let database = MariaDb::start_with(&[semi_sync, options].concat());
-    database.sql(FIELD_TABLE);
+    database.sql(EXISTING_TABLE);
     database
 }
 

@@ -16,7 +16,7 @@ use crate::mysql_faults::server_with_hosts_file;
 use crate::mysql_hanging::{commits, hang, release, semi_synchronous_with};
 use testkit::certificates::{Authority, Pair};
 use testkit::fault_proxy::{Fault, FaultProxy};
-use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER, with_hosts};
+use testkit::mariadb::{EXISTING_TABLE, MariaDb, PASSWORD, USER, with_hosts};
 use testkit::ports::free_port;
 use testkit::server_programs::is_mysql;
 use testkit::steps::reload;
@@ -78,7 +78,7 @@ fn database_with(pair: &Pair) -> MariaDb {
     let options = tls_options(pair);
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     let database = MariaDb::start_with(&options);
-    database.sql(FIELD_TABLE);
+    database.sql(EXISTING_TABLE);
     database
 }
 
@@ -292,7 +292,7 @@ fn server_without_tls_is_refused() {
     } else {
         "--skip-ssl"
     }]);
-    database.sql(FIELD_TABLE);
+    database.sql(EXISTING_TABLE);
     for mode in ["Y", "unverified"] {
         let host = database.address().to_string();
         let server = database.server_at(&host, &[("MYSQL_TLS", mode)]);

@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use testkit::auth_http::{ask, header};
-use testkit::front::documented_block;
 use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::project_files::documented_block;
 use testkit::status::{STATUS, figures};
 use testkit::steps::reload;
 use testkit::{Client, Server, short_mail, stuffed, test, wait_for};
@@ -17,7 +17,7 @@ pub const QUERY: &str = "SELECT 1 FROM mailbox WHERE address = ?";
 /// The reply to an unknown recipient, as Postfix words it.
 pub const UNKNOWN: &str = "550 5.1.1 Recipient address rejected: User unknown";
 
-/// Starts a database with the field's table and these mailboxes.
+/// Starts a database with the table of existing installations and these mailboxes.
 pub fn database_with(mailboxes: &[&str]) -> MariaDb {
     let database = MariaDb::start();
     database.sql(MAILBOX_TABLE);

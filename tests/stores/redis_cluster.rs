@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use testkit::ended::run;
 use testkit::mariadb::MariaDb;
+use testkit::process::run;
 use testkit::redis::RedisCluster;
 use testkit::{
     AT_ONCE, Server, assert_took, short_mail, test, value, wait_for, wait_for_within, without_trace,

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use testkit::ended::{ProcessResult, run};
 use testkit::fault_proxy::{Fault, FaultProxy};
 use testkit::mariadb::MariaDb;
 use testkit::ports::free_port;
+use testkit::process::{ProcessResult, run};
 use testkit::redis::{FakeBehavior, FakeRedis, Redis};
 use testkit::{Server, assert_took, short_mail, test, wait_for_within, without_trace};
 

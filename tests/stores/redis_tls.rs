@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use testkit::certificates::{Authority, Pair};
-use testkit::ended::run;
 use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::process::run;
 use testkit::redis::{FakeBehavior, FakeRedis};
 use testkit::redis_tls::{TlsRedis, TlsRedisCluster};
 use testkit::steps::reload;

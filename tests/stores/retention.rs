@@ -7,16 +7,16 @@ use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
 
-use testkit::ended::run;
-use testkit::front::dist_file;
 use testkit::galera::Galera;
 use testkit::load::{Load, assert_no_loss_or_duplicate};
 use testkit::mariadb::{MariaDb, PASSWORD, USER, with_hosts};
 use testkit::old_rows::OldRows;
+use testkit::process::run;
+use testkit::project_files::dist_file;
 use testkit::status::{STATUS, figures};
 use testkit::{Server, test, wait_for_within, write_config};
 
-use crate::growing::stored_markers;
+use crate::partitioning::stored_markers;
 
 #[test]
 fn servers_remove_old_rows_a_minute_after_the_start_or_a_reload() {

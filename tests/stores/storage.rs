@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::Stdio;
 
-use testkit::mariadb::{FIELD_TABLE, MariaDb};
+use testkit::mariadb::{EXISTING_TABLE, MariaDb};
 use testkit::redis::Redis;
 use testkit::{Client, Reply, Server, run_in, test, value, without_trace};
 
@@ -21,7 +21,7 @@ struct StoreUnderTest {
 }
 
 impl StoreUnderTest {
-    /// Returns SQLite; default MariaDB with the field's table and with the printed one; and the field's table with
+    /// Returns SQLite; default MariaDB with the table of existing installations and with the printed one; and the table of existing installations with
     /// Redis.
     fn each() -> Vec<StoreUnderTest> {
         vec![
@@ -436,7 +436,7 @@ fn subject_outside_the_column_charset_fails_neither_its_mail_nor_the_batch() {
     for (name, options, fit) in schemas {
         let charset = name.split(',').next().expect("a name");
         let database = MariaDb::start_with(options);
-        database.sql(&FIELD_TABLE.replace("CHARSET=utf8", &format!("CHARSET={charset}")));
+        database.sql(&EXISTING_TABLE.replace("CHARSET=utf8", &format!("CHARSET={charset}")));
         let place = StoreUnderTest::mysql("schema", database, None, &[("GM_SAVE_WORKERS", "1")]);
 
         let content = |subject: &[u8]| {
@@ -635,7 +635,7 @@ fn ipv6_client_address_is_stored_if_it_fits_and_always_in_received() {
 /// long IPv6 address.
 fn mariadb_with_narrow_ip_addr() -> MariaDb {
     let database = MariaDb::start_with(&[]);
-    database.sql(&FIELD_TABLE.replace("varchar(15)", "varchar(2)"));
+    database.sql(&EXISTING_TABLE.replace("varchar(15)", "varchar(2)"));
     database
 }
 

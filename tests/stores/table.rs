@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use mysql::prelude::Queryable;
 
-use testkit::ended::{ProcessResult, run};
-use testkit::mariadb::{FIELD_TABLE, MariaDb, PASSWORD, USER};
+use testkit::mariadb::{EXISTING_TABLE, MariaDb, PASSWORD, USER};
 use testkit::ports::free_address;
+use testkit::process::{ProcessResult, run};
 use testkit::server_programs::is_mysql;
 use testkit::status::{figures, get};
 use testkit::{Reply, Server, assert_took, short_mail, test, value, wait_for, write_config};
@@ -320,7 +320,7 @@ fn attachment_count_is_clamped_to_its_column_type() {
 fn narrow_address_columns_cause_a_warning_with_a_sufficient_alter_table() {
     for format in ["DYNAMIC", "COMPACT"] {
         let database = MariaDb::start_with(&["--innodb-file-per-table=ON"]);
-        let table = FIELD_TABLE.replace(
+        let table = EXISTING_TABLE.replace(
             "ENGINE=InnoDB",
             &format!("ENGINE=InnoDB ROW_FORMAT={format}"),
         );

@@ -1,9 +1,9 @@
 //! An upgrade from version 0.1.0 with its MySQL table in place, before and after the statements of the changelog.
 
-use testkit::ended::run;
 use testkit::follow::FollowedList;
 use testkit::load::{Load, content_of};
 use testkit::mariadb::MariaDb;
+use testkit::process::run;
 use testkit::redis::Redis;
 use testkit::store::inflate;
 use testkit::upgrade::{OLD_MAILS, OLD_MYSQL_TABLE, OLD_SQLITE_DUMP, changelog_statements};

@@ -8,8 +8,9 @@ use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
 use crate::clients::mail;
-use testkit::front::{ProxyProcess, dist_file, with};
 use testkit::ports::free_address;
+use testkit::project_files::{dist_file, with};
+use testkit::proxies::ProxyProcess;
 use testkit::status::{STATUS, figures};
 use testkit::store::mails_after;
 use testkit::tls::{TlsClient, TlsServer, config_trusting, connection, starttls};
@@ -18,33 +19,33 @@ use testkit::{Client, test, wait_for, without_trace};
 #[test]
 fn haproxy_forwards_mail_with_proxy_v1_and_v2_headers_and_tls() {
     for header in ["send-proxy-v2", "send-proxy"] {
-        let front = Front::start(&[("send-proxy-v2", header)]);
-        let config = config_trusting(&[&front.tls.pair.chain]);
+        let proxied = ProxiedServer::start(&[("send-proxy-v2", header)]);
+        let config = config_trusting(&[&proxied.tls.pair.chain]);
 
-        let mut plain = front.connect(front.smtp);
+        let mut plain = proxied.connect(proxied.smtp);
         plain.expect("220 mx.test ESMTP");
         let reply = plain.deliver_pipelined(&mail("\r\n"));
         assert!(reply.starts_with("250 2.0.0 OK"), "{reply}");
-        front.assert_newest("ESMTP");
+        proxied.assert_newest("ESMTP");
 
-        let mut plain = front.connect(front.smtp);
+        let mut plain = proxied.connect(proxied.smtp);
         plain.expect("220 ");
         let client = TlsClient::over(starttls(plain), config.clone());
-        front.deliver_in_tls(client.expect("a handshake"));
+        proxied.deliver_in_tls(client.expect("a handshake"));
 
-        let socket = front.connect(front.smtps);
+        let socket = proxied.connect(proxied.smtps);
         let socket = socket.socket().try_clone().expect("a descriptor");
         let mut client = TlsClient::resume(socket, connection(config)).expect("a handshake");
         client.expect("220 ");
-        front.deliver_in_tls(client);
+        proxied.deliver_in_tls(client);
     }
 }
 
 #[test]
 fn haproxy_health_checks_succeed_and_are_not_logged() {
-    let mut front = Front::start(&[("inter 5s", "inter 50ms fall 1 rise 1")]);
+    let mut proxied = ProxiedServer::start(&[("inter 5s", "inter 50ms fall 1 rise 1")]);
     wait_for("a successful health check", || {
-        let checks = front
+        let checks = proxied
             .haproxy
             .log()
             .matches("check for server smtp/mx1 succeeded")
@@ -52,7 +53,7 @@ fn haproxy_health_checks_succeed_and_are_not_logged() {
         (checks >= 1).then_some(())
     });
     let connections = || {
-        let figures = figures(&front.tls.server);
+        let figures = figures(&proxied.tls.server);
         let counts = figures.iter();
         let counts = counts.filter(|(name, _)| name.starts_with("goguerrilla_connections_total"));
         counts.map(|(_, count)| count).sum::<f64>()
@@ -61,17 +62,17 @@ fn haproxy_health_checks_succeed_and_are_not_logged() {
     wait_for("more health checks", || {
         (connections() >= before + 10.0).then_some(())
     });
-    let log = front.tls.server.log();
+    let log = proxied.tls.server.log();
     assert!(!log.contains(" disconnected "), "{log}");
     assert!(
-        !front.haproxy.log().contains("is DOWN"),
+        !proxied.haproxy.log().contains("is DOWN"),
         "{}",
-        front.haproxy.log()
+        proxied.haproxy.log()
     );
-    front.tls.server.signal(Signal::SIGTERM);
-    assert!(front.tls.server.wait().success());
+    proxied.tls.server.signal(Signal::SIGTERM);
+    assert!(proxied.tls.server.wait().success());
     wait_for("HAProxy to mark the server down", || {
-        front
+        proxied
             .haproxy
             .log()
             .contains("Server smtp/mx1 is DOWN")
@@ -80,15 +81,15 @@ fn haproxy_health_checks_succeed_and_are_not_logged() {
 }
 
 /// The server under test and HAProxy with dist/haproxy.cfg.
-struct Front {
+struct ProxiedServer {
     haproxy: ProxyProcess,
     tls: TlsServer,
     smtp: SocketAddr,
     smtps: SocketAddr,
 }
 
-impl Front {
-    fn start(replacements: &[(&str, &str)]) -> Front {
+impl ProxiedServer {
+    fn start(replacements: &[(&str, &str)]) -> ProxiedServer {
         let tls = TlsServer::start(&[
             ("GSMTP_PROXY_PROTOCOL", "Y"),
             ("GM_TRUSTED_PROXIES", "127.0.0.1"),
@@ -130,7 +131,7 @@ impl Front {
             .filter(|line| !line.contains(" disconnected "))
             .collect();
         std::fs::write(tls.server.path("log"), kept.concat()).expect("the log");
-        Front {
+        ProxiedServer {
             haproxy,
             tls,
             smtp,

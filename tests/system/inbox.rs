@@ -10,10 +10,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use testkit::ended::run_command;
-use testkit::front::with;
 use testkit::mariadb::MariaDb;
 use testkit::ports::free_port;
+use testkit::process::run_command;
+use testkit::project_files::with;
 use testkit::redis::Redis;
 use testkit::web::Browser;
 use testkit::{Server, needs, tail, test, wait_for};

@@ -1,6 +1,5 @@
 //! Tests that need root, or other programs than databases: mail servers and clients, proxies, strace, cargo, the installation.
 
-mod anomalies;
 mod clients;
 mod clock;
 mod database_moved;
@@ -9,10 +8,12 @@ mod debian_machine;
 mod dependencies;
 mod dependent;
 mod examples;
+mod fault_injection;
 mod haproxy;
 mod image;
 mod inbox;
 mod install;
+mod list_show;
 mod log;
 mod mtas;
 mod nginx;
@@ -21,7 +22,6 @@ mod pipelining;
 mod privileges;
 mod prometheus;
 mod proxy;
-mod reading;
 mod retention;
 mod shutdown;
 mod smuggling;

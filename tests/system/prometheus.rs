@@ -7,10 +7,10 @@ use std::process::{Child, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use testkit::ended::run_command;
-use testkit::front::{dist_file, documented_block, with};
 use testkit::load::Load;
 use testkit::ports::free_port;
+use testkit::process::run_command;
+use testkit::project_files::{dist_file, documented_block, with};
 use testkit::status::{STATUS, address};
 use testkit::tls::TlsServer;
 use testkit::{root_folder, tail, test, wait_for};

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use testkit::ended::{run, run_command};
+use testkit::process::{run, run_command};
 use testkit::status::{STATUS, get};
 use testkit::{Server, TEST_TIMEOUT, binary, send_signal, short_mail, test, wait_for};
 

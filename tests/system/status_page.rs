@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use testkit::ended::run_command;
 use testkit::ports::free_ports;
+use testkit::process::run_command;
 use testkit::status::{STATUS, address, figures};
 use testkit::steps::rename_files;
 use testkit::tls::TlsServer;

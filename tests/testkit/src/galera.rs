@@ -12,10 +12,10 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::certificates::Pair;
-use super::everything::{EVERYTHING, LoopbackAuthority};
-use super::mariadb::{FIELD_TABLE, PASSWORD, USER, copy_folder, root_at, template};
+use super::mariadb::{EXISTING_TABLE, PASSWORD, USER, copy_folder, root_at, template};
 use super::ports::free_ports;
 use super::server_programs::{database_server, low_memory_options};
+use super::soak_settings::{LoopbackAuthority, SOAK_SETTINGS};
 use super::{needs, needs_program, send_signal, tail, wait_for_within};
 
 /// The nodes of one cluster; each runs until [`Galera::kill`]. Dropping the cluster kills all nodes.
@@ -34,13 +34,13 @@ struct Node {
 }
 
 impl Galera {
-    /// Starts three nodes with the field's table in database `mail`.
+    /// Starts three nodes with the table of existing installations in database `mail`.
     pub fn start() -> Galera {
         Galera::start_nodes(None)
     }
 
     /// Starts three nodes that speak TLS with clients; [`Galera::settings`] turns everything on.
-    pub fn start_with_everything() -> Galera {
+    pub fn start_with_soak_settings() -> Galera {
         Galera::start_nodes(Some(LoopbackAuthority::make()))
     }
 
@@ -56,7 +56,7 @@ impl Galera {
             "CREATE DATABASE mail".to_owned(),
             format!("CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}'"),
             format!("GRANT ALL ON mail.* TO {USER}@'%'"),
-            format!("USE mail; {FIELD_TABLE}"),
+            format!("USE mail; {EXISTING_TABLE}"),
             "CREATE TABLE mail.writes (id int AUTO_INCREMENT PRIMARY KEY)".to_owned(),
         ] {
             galera.sql_at(0, &statement);
@@ -74,12 +74,12 @@ impl Galera {
     pub fn settings(&self) -> Vec<(&str, &str)> {
         match &self.authority {
             None => Vec::new(),
-            Some(authority) => [EVERYTHING, &authority.mysql_settings()].concat(),
+            Some(authority) => [SOAK_SETTINGS, &authority.mysql_settings()].concat(),
         }
     }
 
     /// Returns whether [`Galera::settings`] turns everything on.
-    pub fn has_everything(&self) -> bool {
+    pub fn has_soak_settings(&self) -> bool {
         self.authority.is_some()
     }
 

@@ -38,7 +38,7 @@ pub fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds
     let hosts = galera.hosts();
     let server = Server::start(&with_hosts(&hosts, &galera.settings()));
     let mut feed = FeedLedger::default();
-    if galera.has_everything() {
+    if galera.has_soak_settings() {
         feed.read_from(&server);
     }
     let load = Load::start(server.address, 8, "mail");
@@ -67,7 +67,7 @@ pub fn assert_failover_and_failback_of_a_killed_node(galera: &mut Galera, rounds
             .contains(&format!("db_host_down node={}", galera.host(0)))
     );
     drop(server);
-    if galera.has_everything() {
+    if galera.has_soak_settings() {
         feed.finish_readers();
         feed.assert_each_has_a_row(&mails_in(galera));
     }

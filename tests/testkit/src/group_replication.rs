@@ -9,7 +9,7 @@ use mysql::{Conn, OptsBuilder};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::mariadb::{FIELD_TABLE, PASSWORD, USER, copy_folder, root_at, template};
+use super::mariadb::{EXISTING_TABLE, PASSWORD, USER, copy_folder, root_at, template};
 use super::ports::free_ports;
 use super::server_programs::{database_server, is_mysql, low_memory_options};
 use super::{needs, send_signal, tail, wait_for_within};
@@ -29,7 +29,7 @@ struct Member {
 }
 
 impl ReplicationGroup {
-    /// Starts three members with the field's table in database `mail`. Member 0 is the primary.
+    /// Starts three members with the table of existing installations in database `mail`. Member 0 is the primary.
     pub fn start() -> ReplicationGroup {
         needs("MySQL", is_mysql());
         let members: Vec<Member> = (0..3).map(Member::new).collect();
@@ -66,7 +66,7 @@ impl ReplicationGroup {
             0,
             &format!("GRANT SELECT ON performance_schema.replication_group_members TO {USER}@'%'"),
         );
-        group.sql_at(0, &format!("USE mail; {FIELD_TABLE}"));
+        group.sql_at(0, &format!("USE mail; {EXISTING_TABLE}"));
         for member in 1..group.members.len() {
             group.join(member);
         }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::Connection;
 
-use crate::everything::EVERYTHING;
 use crate::feed_ledger::FeedLedger;
 use crate::load::{Account, Load, assert_no_loss_or_duplicate, stored_markers};
 use crate::old_rows::{IS_MAIL, Removal, SqliteFile};
+use crate::soak_settings::SOAK_SETTINGS;
 use crate::{Server, assert_took, let_time_pass};
 
 /// Runs rounds of kill -9 under load, each after `mails_of_a_round` more mails were acknowledged, and checks the store.
@@ -16,7 +16,7 @@ pub fn kill_and_check(rounds: usize, mails_of_a_round: usize) {
 }
 
 /// Does the same with hold, feed and retention turned on. In the last round the server is killed while it removes old rows.
-pub fn kill_and_check_with_everything(rounds: usize, mails_of_a_round: usize) {
+pub fn kill_and_check_with_soak_settings(rounds: usize, mails_of_a_round: usize) {
     run_rounds(rounds, mails_of_a_round, Some(Extras::default()));
 }
 
@@ -28,7 +28,7 @@ struct Extras {
 }
 
 fn run_rounds(rounds: usize, mails_of_a_round: usize, mut extras: Option<Extras>) {
-    let settings = extras.as_ref().map_or(&[][..], |_| EVERYTHING);
+    let settings = extras.as_ref().map_or(&[][..], |_| SOAK_SETTINGS);
     let mut server = Server::start(settings);
     let file = SqliteFile(server.path("goguerrilla.db"));
     let mut moments = RandomDelays::new();

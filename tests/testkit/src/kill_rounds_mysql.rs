@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::everything::{STREAM, TlsDatabases};
 use crate::feed_ledger::FeedLedger;
 use crate::mariadb::MariaDb;
 use crate::old_rows::{IS_MAIL, Removal};
 use crate::redis::Redis;
+use crate::soak_settings::{STREAM, TlsDatabases};
 use crate::{
     assert_took, let_time_pass, short_mail, stuffed, wait_for, wait_for_within, without_trace,
 };
@@ -43,7 +43,11 @@ pub fn kill_and_check(victims: &[Victim], rounds: usize, mails_of_a_round: usize
 
 /// Does the same with bodies and feed in Redis, TLS to both databases, hold and retention. In the last round the victim is
 /// killed while the server removes old rows.
-pub fn kill_and_check_with_everything(victims: &[Victim], rounds: usize, mails_of_a_round: usize) {
+pub fn kill_and_check_with_soak_settings(
+    victims: &[Victim],
+    rounds: usize,
+    mails_of_a_round: usize,
+) {
     let databases = TlsDatabases::start();
     run_rounds(victims, rounds, mails_of_a_round, Some(&databases));
 }

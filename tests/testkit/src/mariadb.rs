@@ -26,7 +26,7 @@ pub const USER: &str = "mailer";
 /// MySQL needs about three seconds to start, ten times as long on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// The table as existing installations have it, word for word.
-pub const FIELD_TABLE: &str = "CREATE TABLE `new_mail` (`mail_id` int(11) NOT NULL auto_increment, \
+pub const EXISTING_TABLE: &str = "CREATE TABLE `new_mail` (`mail_id` int(11) NOT NULL auto_increment, \
     `date` datetime NOT NULL, `from` varchar(128) character set latin1 NOT NULL, \
     `to` varchar(128) character set latin1 NOT NULL, `subject` varchar(255) NOT NULL, `body` text NOT NULL, \
     `charset` varchar(32) character set latin1 NOT NULL, `mail` longblob NOT NULL, `spam_score` float NOT NULL, \
@@ -45,10 +45,10 @@ pub struct MariaDb {
 }
 
 impl MariaDb {
-    /// Starts a server with the field's table in database `mail`.
+    /// Starts a server with the table of existing installations in database `mail`.
     pub fn start() -> MariaDb {
         let database = MariaDb::start_with(&[]);
-        database.sql(FIELD_TABLE);
+        database.sql(EXISTING_TABLE);
         database
     }
 

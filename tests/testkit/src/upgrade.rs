@@ -8,8 +8,8 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::ended::{ProcessResult, run_command};
 use crate::ports::free_port;
+use crate::process::{ProcessResult, run_command};
 use crate::senders::{Senders, assert_stored};
 use crate::{Server, binary, needs};
 

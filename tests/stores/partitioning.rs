@@ -5,9 +5,9 @@ use std::io::Write;
 use std::process::Stdio;
 
 use testkit::fault_proxy::{Fault, FaultProxy};
-use testkit::front::dist_file;
 use testkit::load::{Load, assert_no_loss_or_duplicate, content_of};
 use testkit::mariadb::MariaDb;
+use testkit::project_files::dist_file;
 use testkit::{test, without_trace};
 
 #[test]
@@ -15,7 +15,7 @@ fn mariadb_table_is_partitioned_by_day_under_load() {
     let database = MariaDb::start();
     let proxy = FaultProxy::start(database.address());
     let server = database.server_at(&proxy.address(), &[]);
-    let said_before = server.check();
+    let checked_before = server.check();
     let load = Load::start(server.address, 4, "day");
     load.wait_for_more(20);
     run_with_client(&database, &dist_file("mysql-partitions.sql"));
@@ -47,7 +47,7 @@ fn mariadb_table_is_partitioned_by_day_under_load() {
         9,
         "expected the partitions past, seven days, later"
     );
-    assert_eq!(server.check(), said_before);
+    assert_eq!(server.check(), checked_before);
     let newest = &server.list()[0];
     let shown = server.show(newest["hash"].as_str().expect("a hash"));
     let subject = newest["subject"].as_str().expect("a subject");

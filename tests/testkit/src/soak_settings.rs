@@ -3,13 +3,13 @@
 use tempfile::TempDir;
 
 use crate::certificates::{Authority, Pair};
-use crate::mariadb::{FIELD_TABLE, MariaDb};
+use crate::mariadb::{EXISTING_TABLE, MariaDb};
 use crate::redis::RedisCluster;
 use crate::redis_tls::{TlsRedis, TlsRedisCluster};
 use crate::status::STATUS;
 
 /// The keys that do not depend on the store. A test with a Redis stream sets GM_FEED to [`STREAM`] after them.
-pub const EVERYTHING: &[(&str, &str)] = &[
+pub const SOAK_SETTINGS: &[(&str, &str)] = &[
     ("GM_HOLD_SECONDS", "10"),
     // `old_rows::KEEP_DAYS`.
     ("GM_KEEP_DAYS", "30"),
@@ -72,7 +72,7 @@ impl TlsDatabases {
         }
     }
 
-    /// Starts MariaDB with the field's table.
+    /// Starts MariaDB with the table of existing installations.
     pub fn start_mariadb(&self) -> MariaDb {
         let pair = self.authority.pair("mariadb");
         let options = [
@@ -80,7 +80,7 @@ impl TlsDatabases {
             format!("--ssl-key={}", pair.key.display()),
         ];
         let database = MariaDb::start_with(&options.each_ref().map(String::as_str));
-        database.sql(FIELD_TABLE);
+        database.sql(EXISTING_TABLE);
         database
     }
 
@@ -91,7 +91,7 @@ impl TlsDatabases {
             ("REDIS_INTERFACE", &self.url),
             ("REDIS_CA", &self.authority.ca),
         ];
-        [EVERYTHING, &stream, &self.authority.mysql_settings()].concat()
+        [SOAK_SETTINGS, &stream, &self.authority.mysql_settings()].concat()
     }
 }
 

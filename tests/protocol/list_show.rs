@@ -4,8 +4,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use testkit::ended::{run, run_command};
 use testkit::load::content_of;
+use testkit::process::{run, run_command};
 use testkit::{Server, test, write_config};
 
 #[test]

@@ -9,9 +9,7 @@ use mysql::prelude::Queryable;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::everything::{DurableCluster, STREAM};
 use crate::feed_ledger::FeedLedger;
-use crate::front::{ProxyProcess, dist_file, with};
 use crate::galera::Galera;
 use crate::galera_faults::{
     RECOVERY_LIMIT, assert_fast_failover, assert_no_acknowledged_mail_lost, mails_in,
@@ -21,9 +19,12 @@ use crate::load::{Load, PlainClient, content_of};
 use crate::mariadb::{program, with_hosts};
 use crate::old_rows::{KEEP_DAYS, OldRows, Removal};
 use crate::ports::free_address;
-use crate::rate::Rate;
+use crate::project_files::{dist_file, with};
+use crate::proxies::ProxyProcess;
 use crate::redis::RedisCluster;
+use crate::soak_settings::{DurableCluster, STREAM};
 use crate::store::inflate;
+use crate::throughput::Rate;
 use crate::{Server, wait_for, wait_for_within, without_trace};
 
 /// Number of concurrent sessions in the soak tests.
@@ -37,29 +38,29 @@ const IN_PROGRESS: &str = "under way";
 
 /// Runs fifty sessions for at least a minute while each process is killed and restarted, twice, and until the receivers have
 /// removed old rows.
-pub fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster>) {
+pub fn soak_without_loss(mut cluster: Cluster, mut redis: Option<&mut RedisCluster>) {
     let mut removal = Removal::default();
-    removal.begin_round(&fleet.galera);
-    fleet.receive_all_from_smtp_source(redis.as_deref_mut());
+    removal.begin_round(&cluster.galera);
+    cluster.receive_all_from_smtp_source(redis.as_deref_mut());
 
     let started_at = Instant::now();
-    let load = Load::start(fleet.front, SESSIONS, "soak");
+    let load = Load::start(cluster.balancer, SESSIONS, "soak");
     load.wait_for_more_within(SESSIONS * 5, RECOVERY_LIMIT);
     let mut healed = RecoveryTimes::default();
     for round in 0..2 {
         let before = Rate::measure(&load);
         let lost_at = Instant::now();
-        fleet.galera.kill(round);
+        cluster.galera.kill(round);
         if round == 0 {
             // Both receivers write to node 0.
-            let host = fleet.galera.host(0);
-            fleet
+            let host = cluster.galera.host(0);
+            cluster
                 .receivers
                 .iter()
                 .for_each(|receiver| assert_fast_failover(receiver, &host, lost_at));
         }
         healed.wait("node killed", before, &load, lost_at);
-        fleet.galera.run(round);
+        cluster.galera.run(round);
         healed.wait("restarted", before, &load, Instant::now());
 
         if let Some(redis) = &mut redis {
@@ -71,9 +72,9 @@ pub fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster
         }
 
         let before = Rate::measure(&load);
-        fleet.receivers[round].kill();
+        cluster.receivers[round].kill();
         healed.wait("receiver killed", before, &load, Instant::now());
-        fleet.restart_receiver(round);
+        cluster.restart_receiver(round);
         healed.wait("restarted", before, &load, Instant::now());
     }
     // The soak lasts at least a minute.
@@ -81,10 +82,10 @@ pub fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster
         load.wait_for_more_within(SESSIONS, RECOVERY_LIMIT);
     }
     wait_for_within("the old rows to be removed", REMOVAL_LIMIT, || {
-        (fleet.galera.rows_older_than(KEEP_DAYS) == 0).then_some(())
+        (cluster.galera.rows_older_than(KEEP_DAYS) == 0).then_some(())
     });
     let took = started_at.elapsed();
-    let (account, stored) = (load.stop(), stored_markers(&fleet.galera));
+    let (account, stored) = (load.stop(), stored_markers(&cluster.galera));
     assert_no_acknowledged_mail_lost(&account, &stored);
     crate::note!(
         "cluster {} Redis, {SESSIONS} sessions for {} s: {}; half of the rate was back after {}",
@@ -93,17 +94,17 @@ pub fn soak_without_loss(mut fleet: Cluster, mut redis: Option<&mut RedisCluster
         summary(&account, &stored),
         healed.0.join(", ")
     );
-    removal.assert_only_too_old_rows_are_gone(&fleet.galera);
+    removal.assert_only_too_old_rows_are_gone(&cluster.galera);
     // Each receiver writes its last entries before it ends.
-    for receiver in &mut fleet.receivers {
+    for receiver in &mut cluster.receivers {
         assert!(receiver.stop().success());
     }
-    let mails = mails_in(&fleet.galera);
-    fleet.feed.finish_readers();
-    fleet.feed.assert_each_has_a_row(&mails);
+    let mails = mails_in(&cluster.galera);
+    cluster.feed.finish_readers();
+    cluster.feed.assert_each_has_a_row(&mails);
     if let Some(redis) = redis {
         redis.wait_until_all_slots_are_served();
-        assert_bodies_are_whole(&fleet.galera, redis);
+        assert_bodies_are_whole(&cluster.galera, redis);
         let slot: usize = redis.nodes[0].command(&["CLUSTER", "KEYSLOT", STREAM]);
         let owner = &redis.nodes[RedisCluster::initial_owner(slot)];
         FeedLedger::of_stream(owner, STREAM).assert_each_has_a_row(&mails);
@@ -141,16 +142,16 @@ fn assert_bodies_are_whole(galera: &Galera, redis: &RedisCluster) {
 }
 
 pub fn assert_no_loss_when_members_are_killed(
-    mut fleet: Cluster,
+    mut cluster: Cluster,
     mut redis: Option<&mut RedisCluster>,
 ) {
     let uses_redis = redis.is_some();
-    let load = Load::start(fleet.front, 8, "fleet");
+    let load = Load::start(cluster.balancer, 8, "cluster");
     load.wait_for_more_within(50, RECOVERY_LIMIT);
 
-    fleet.galera.kill(0);
+    cluster.galera.kill(0);
     assert_mail_flows_again(&load, "a Galera node");
-    fleet.galera.run(0);
+    cluster.galera.run(0);
     load.wait_for_more_within(50, RECOVERY_LIMIT);
 
     if let Some(redis) = &mut redis {
@@ -160,22 +161,22 @@ pub fn assert_no_loss_when_members_are_killed(
         load.wait_for_more_within(50, RECOVERY_LIMIT);
     }
 
-    fleet.receivers[0].kill();
+    cluster.receivers[0].kill();
     assert_mail_flows_again(&load, "a receiver");
-    fleet.restart_receiver(0);
+    cluster.restart_receiver(0);
     load.wait_for_more_within(50, RECOVERY_LIMIT);
 
-    drain(&mut fleet, 1);
+    drain(&mut cluster, 1);
     assert_mail_flows_again(&load, "a receiver that drained");
 
     let mut account = load.stop();
     account.sent.push(IN_PROGRESS.to_owned());
     account.acknowledged.push(IN_PROGRESS.to_owned());
-    let stored = stored_markers(&fleet.galera);
+    let stored = stored_markers(&cluster.galera);
     assert_no_acknowledged_mail_lost(&account, &stored);
     crate::note!("{}", summary(&account, &stored));
     let in_redis = "SELECT COUNT(*) FROM new_mail WHERE body = 'redis'";
-    let in_redis: Option<u64> = fleet
+    let in_redis: Option<u64> = cluster
         .galera
         .connection(0)
         .query_first(in_redis)
@@ -185,15 +186,15 @@ pub fn assert_no_loss_when_members_are_killed(
         // `list` shows a size for every mail only when all Redis nodes answer.
         redis.wait_until_all_slots_are_served();
     }
-    assert_mail_ids_are_unique_and_listed(&fleet);
+    assert_mail_ids_are_unique_and_listed(&cluster);
 }
 
 /// Asserts that every hash is unique across both receivers and works with `list` and `show` on each of them. Also
 /// asserts that mail_id has gaps, as always in a Galera cluster.
-fn assert_mail_ids_are_unique_and_listed(fleet: &Cluster) {
+fn assert_mail_ids_are_unique_and_listed(cluster: &Cluster) {
     let rows = "SELECT hash, subject, body, mail_id FROM new_mail";
     let rows: Vec<(String, String, String, u64)> =
-        fleet.galera.connection(0).query(rows).expect("rows");
+        cluster.galera.connection(0).query(rows).expect("rows");
     let hashes: BTreeSet<&str> = rows.iter().map(|(hash, ..)| hash.as_str()).collect();
     assert_eq!(hashes.len(), rows.len(), "a duplicate hash");
     let numbers = rows.iter().map(|(.., number)| *number);
@@ -203,7 +204,7 @@ fn assert_mail_ids_are_unique_and_listed(fleet: &Cluster) {
         between > rows.len() as u64,
         "mail_id has no gaps, unlike in a Galera cluster"
     );
-    for receiver in &fleet.receivers {
+    for receiver in &cluster.receivers {
         let listed = receiver.list();
         let listed = listed.iter().map(|mail| mail["hash"].as_str());
         let listed: BTreeSet<&str> = listed.map(|hash| hash.expect("a hash")).collect();
@@ -218,8 +219,8 @@ fn assert_mail_ids_are_unique_and_listed(fleet: &Cluster) {
 }
 
 /// Asserts that a draining receiver gets no new connections and finishes the mail in progress.
-fn drain(fleet: &mut Cluster, receiver: usize) {
-    let mut busy = PlainClient::connect(fleet.single[receiver]).expect("HAProxy");
+fn drain(cluster: &mut Cluster, receiver: usize) {
+    let mut busy = PlainClient::connect(cluster.single[receiver]).expect("HAProxy");
     // This session keeps the receiver draining until it ends.
     for (line, code) in [
         ("EHLO client.test\r\n", 250),
@@ -229,23 +230,23 @@ fn drain(fleet: &mut Cluster, receiver: usize) {
     ] {
         busy.command(line, code).expect("a reply");
     }
-    let said_before = fleet.haproxy.log().len();
-    fleet.receivers[receiver].signal(Signal::SIGTERM);
+    let said_before = cluster.haproxy.log().len();
+    cluster.receivers[receiver].signal(Signal::SIGTERM);
     wait_for("HAProxy to mark the receiver down", || {
         let name = format!("Server smtp/mx{} is DOWN", receiver + 1);
-        fleet.haproxy.log()[said_before..]
+        cluster.haproxy.log()[said_before..]
             .contains(&name)
             .then_some(())
     });
     for _ in 0..10 {
-        let mut client = PlainClient::connect(fleet.front).expect("a greeting");
+        let mut client = PlainClient::connect(cluster.balancer).expect("a greeting");
         client.command("QUIT\r\n", 221).expect("a reply to QUIT");
     }
     let content = content_of(IN_PROGRESS) + ".\r\n";
     busy.send(content.as_bytes()).expect("sent");
     assert_eq!(busy.read_code().expect("a reply"), 250);
     drop(busy);
-    assert!(fleet.receivers[receiver].wait().success());
+    assert!(cluster.receivers[receiver].wait().success());
 }
 
 /// Waits until 100 more mails are acknowledged, which is more than were in progress.
@@ -264,7 +265,7 @@ pub struct Cluster {
     /// contains them.
     settings: Vec<Vec<(String, String)>>,
     haproxy: ProxyProcess,
-    front: SocketAddr,
+    balancer: SocketAddr,
     /// The HAProxy port that leads to one receiver only.
     single: Vec<SocketAddr>,
     /// The entries of `/feed` of all receivers, if the feed is on.
@@ -279,20 +280,20 @@ impl Cluster {
     }
 
     /// Starts the cluster with hold, feed, retention and TLS to the databases.
-    pub fn start_with_everything(redis: Option<&DurableCluster>) -> Cluster {
+    pub fn start_with_soak_settings(redis: Option<&DurableCluster>) -> Cluster {
         let redis = redis.map_or_else(Vec::new, DurableCluster::settings);
-        let mut fleet = Cluster::start_at(Galera::start_with_everything(), &redis);
-        for receiver in &fleet.receivers {
-            fleet.feed.read_from(receiver);
+        let mut cluster = Cluster::start_at(Galera::start_with_soak_settings(), &redis);
+        for receiver in &cluster.receivers {
+            cluster.feed.read_from(receiver);
         }
-        fleet
+        cluster
     }
 
     fn start_at(galera: Galera, redis: &[(&'static str, String)]) -> Cluster {
         let settings: Vec<_> = (0..2).map(|_| settings_of(&galera, redis)).collect();
         let receivers: Vec<Server> = settings.iter().map(|one| start_receiver(one)).collect();
         let address = || free_address(Ipv4Addr::LOCALHOST.into());
-        let front = address();
+        let balancer = address();
         let single = vec![address(), address()];
         let status = |receiver: usize| value_of(&settings[receiver], "GM_STATUS_INTERFACE");
         let port = |receiver: usize| {
@@ -309,7 +310,7 @@ impl Cluster {
                     "mode tcp",
                     "mode tcp\n    log global\n    retries 3\n    option redispatch",
                 ),
-                ("bind :::25 v4v6", &format!("bind {front}")),
+                ("bind :::25 v4v6", &format!("bind {balancer}")),
                 ("192.0.2.1:25", &receivers[0].address.to_string()),
                 ("192.0.2.2:25", &receivers[1].address.to_string()),
                 ("inter 1s", "inter 100ms"),
@@ -327,7 +328,7 @@ impl Cluster {
         let folder = TempDir::new().expect("a temporary folder");
         let haproxy = ProxyProcess::haproxy(folder, &config, &[]);
         wait_for("HAProxy to forward a connection", || {
-            let mut client = PlainClient::connect(front).ok()?;
+            let mut client = PlainClient::connect(balancer).ok()?;
             client.command("QUIT\r\n", 221).ok()
         });
         Cluster {
@@ -335,7 +336,7 @@ impl Cluster {
             receivers,
             settings,
             haproxy,
-            front,
+            balancer,
             single,
             feed: FeedLedger::default(),
         }
@@ -352,7 +353,7 @@ impl Cluster {
             .args(["120", &program("smtp-source"), "-M", "client.test"])
             .args(["-s", &sessions, "-m", &mails, "-l", "400"])
             .args(["-f", "source@client.test", "-t", "u@ours.test"])
-            .arg(self.front.to_string())
+            .arg(self.balancer.to_string())
             .stdin(Stdio::null())
             .spawn()
             .expect("smtp-source is installed: tests/install-tools");
@@ -390,7 +391,7 @@ impl Cluster {
         });
         let said_before = self.haproxy.log().len();
         self.receivers[receiver] = start_receiver(&self.settings[receiver]);
-        if self.galera.has_everything() {
+        if self.galera.has_soak_settings() {
             self.feed.read_from(&self.receivers[receiver]);
         }
         wait_for_within("HAProxy to mark the receiver up", RECOVERY_LIMIT, || {

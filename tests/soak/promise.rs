@@ -1,9 +1,0 @@
-//! Long tests of the same kind as those of `protocol/promise.rs`, with hold, feed and retention.
-
-use testkit::kill_rounds::kill_and_check_with_everything;
-use testkit::test;
-
-#[test]
-fn soak_of_sqlite() {
-    kill_and_check_with_everything(50, 1_000);
-}
