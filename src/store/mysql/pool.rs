@@ -58,8 +58,7 @@ fn check_idle_connections(connector: &Connector, pool: &Pool<Connector>) {
     let is_only_host = connector.hosts().host_count() == 1;
     let health = connector.health();
     let started_at = Instant::now();
-    let _question =
-        is_only_host.then(|| health.begin_store_request("a question to the idle database"));
+    let _ping = is_only_host.then(|| health.begin_store_request("a ping of the idle database"));
     while let Some(mut connection) = pool.try_get() {
         // The pool drops a broken connection and tries to replace it. This attempt updates the store's health.
         let error = connection.call_driver_with_timeout(Conn::ping).err();
