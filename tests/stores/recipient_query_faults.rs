@@ -127,18 +127,6 @@ fn sleeping(database: &MariaDb) -> u64 {
     ))
 }
 
-/// Kills all connections of the server.
-fn kill_connections(database: &MariaDb) {
-    let ids: Vec<u64> = database.rows(&format!(
-        "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{USER}'"
-    ));
-    for id in ids {
-        // The connection may have ended meanwhile.
-        let _ =
-            mysql::prelude::Queryable::query_drop(&mut database.connection(), format!("KILL {id}"));
-    }
-}
-
 #[test]
 fn lost_connections_are_replaced_without_a_deferred_recipient() {
     let database = database_with(&["u@ours.test"]);
@@ -148,7 +136,7 @@ fn lost_connections_are_replaced_without_a_deferred_recipient() {
             ask(&server, "u@ours.test", "250 ");
             ask(&server, "nobody@ours.test", UNKNOWN);
         }
-        kill_connections(&database);
+        database.kill_connections();
     }
     assert_eq!(lookups(&server, "unavailable"), 0.0);
 }
@@ -186,7 +174,7 @@ fn lost_rights_defer_the_recipient() {
     database.sql(&format!("REVOKE ALL ON mail.* FROM {USER}@'%'"));
     database.sql(&format!("GRANT INSERT ON mail.new_mail TO {USER}@'%'"));
     // A session of MariaDB keeps its rights to the default database.
-    kill_connections(&database);
+    database.kill_connections();
     ask(&server, "u@ours.test", DEFERRED);
     ask(&server, "nobody@ours.test", DEFERRED);
 }

@@ -50,7 +50,7 @@ fn reload_to_a_narrower_table_applies_its_recipient_limit() {
     before.command(&rcpt_command(), "250");
     // Each new connection of the old store reads the changed columns.
     database.sql("ALTER TABLE new_mail MODIFY `recipient` varchar(200), DROP COLUMN dkim_valid");
-    end_connections(&database);
+    database.kill_connections();
     let missing_column_lines = |log: &str| log.matches("dkim_valid").count();
     wait_for("the old store's new connection", || {
         (missing_column_lines(&server.log()) > 0).then_some(())
@@ -68,7 +68,7 @@ fn reload_to_a_narrower_table_applies_its_recipient_limit() {
     held.command(&rcpt_command(), "553 5.1.3 ");
     database.sql("ALTER TABLE narrow MODIFY `recipient` varchar(15), DROP COLUMN dkim_valid");
     let before = missing_column_lines(&server.log());
-    end_connections(&database);
+    database.kill_connections();
     wait_for("the narrow table's new connection", || {
         (missing_column_lines(&server.log()) > before).then_some(())
     });
@@ -97,15 +97,6 @@ fn rcpt_reply_code(server: &Server) -> u16 {
 
 fn rcpt_command() -> String {
     format!("RCPT TO:<{}@ours.test>", "u".repeat(30))
-}
-
-fn end_connections(database: &MariaDb) {
-    let ids = "SELECT id FROM information_schema.PROCESSLIST WHERE user <> 'system user' AND id <> CONNECTION_ID()";
-    for id in database.rows::<u64>(ids) {
-        // The connection may have ended in the meantime.
-        let _ =
-            mysql::prelude::Queryable::query_drop(&mut database.connection(), format!("KILL {id}"));
-    }
 }
 
 fn reload(server: &Server, settings: &[(&str, &str)], nth: usize) {

@@ -205,6 +205,23 @@ impl MariaDb {
         self.rows(query).pop().expect("a row")
     }
 
+    /// Kills the connections of [`USER`] and returns their number. Uses SHOW PROCESSLIST for the same reason as
+    /// [`running_inserts`](MariaDb::running_inserts).
+    pub fn kill_connections(&self) -> usize {
+        let mut administrator = self.connection();
+        let rows: Vec<mysql::Row> = administrator
+            .query("SHOW PROCESSLIST")
+            .expect("a process list");
+        let is_of_server = |row: &&mysql::Row| {
+            row.get::<String, _>("User")
+                .is_some_and(|user| user == USER)
+        };
+        let ids = (rows.iter().filter(is_of_server)).filter_map(|row| row.get::<u64, _>("Id"));
+        // A connection may have ended before its KILL.
+        ids.filter(|id| administrator.query_drop(format!("KILL {id}")).is_ok())
+            .count()
+    }
+
     /// Returns the number of INSERT statements in progress whose state begins with this text. The statements contain octets
     /// that MySQL's information_schema.PROCESSLIST cannot convert.
     pub fn running_inserts(&self, state: &str) -> usize {
