@@ -185,14 +185,10 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
         }
         differs
     }
-    if new_config.store != running.store {
-        // The new table name is meant for the new store, which is not opened before a restart. The running store keeps its
-        // table, and its query for recipients, without which it would accept any address.
-        new_config.mail_table.clone_from(&running.mail_table);
-        (new_config.recipient_query).clone_from(&running.recipient_query);
-        // The new store may have no Redis for the running stream, or the other way round.
-        (new_config.feed_target).clone_from(&running.feed_target);
-    }
+    // Keys that are meant for the new store, which is not opened before a restart. The running store keeps its table, and its
+    // query for recipients, without which it would accept any address. The new store may have no Redis for the running stream,
+    // or the other way round.
+    let store_differs = new_config.store != running.store;
     let restored = [
         (
             "GSTMP_LISTEN_INTERFACE",
@@ -219,6 +215,19 @@ fn keep_restart_only_values(new_config: &mut Config, running: &Config) -> Vec<&'
         (
             "GM_STORE",
             keep_running_value(&mut new_config.store, &running.store),
+        ),
+        (
+            "GM_MAIL_TABLE",
+            store_differs && keep_running_value(&mut new_config.mail_table, &running.mail_table),
+        ),
+        (
+            "GM_RECIPIENT_QUERY",
+            store_differs
+                && keep_running_value(&mut new_config.recipient_query, &running.recipient_query),
+        ),
+        (
+            "GM_FEED",
+            store_differs && keep_running_value(&mut new_config.feed_target, &running.feed_target),
         ),
         (
             "GM_SQLITE_FILE",

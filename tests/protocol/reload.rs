@@ -164,6 +164,7 @@ fn reload_applies_what_it_can_and_names_keys_that_need_a_restart() {
             ("GSMTPS_LISTEN_INTERFACE", ""),
             ("GM_SQLITE_FILE", "elsewhere.db"),
             ("GM_STORE", "discard"),
+            ("GM_MAIL_TABLE", "of_the_new_store"),
             ("PID_FILE", "pid"),
             ("GUID", "65534"),
             ("SGID", "65534"),
@@ -179,6 +180,7 @@ fn reload_applies_what_it_can_and_names_keys_that_need_a_restart() {
         "GSTMP_LISTEN_INTERFACE",
         "GUID, SGID",
         "GM_STORE",
+        "GM_MAIL_TABLE",
         "GM_SQLITE_FILE",
         "PID_FILE",
     ];
