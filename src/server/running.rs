@@ -179,8 +179,8 @@ impl RunningServer {
     /// # Errors
     /// The thread cannot be started.
     pub fn restart_retention(&mut self) -> io::Result<()> {
-        // A running thread ends after its transaction. Until then it holds the named lock, without which the new thread does not
-        // begin.
+        // A running thread ends after its transaction. On MySQL it holds the named lock until then, so that the rounds of both do
+        // not overlap.
         self.retention = None;
         if let (Some(keep), Some(open)) = (self.config.keep, &self.old_rows) {
             let (open, queue) = (Arc::clone(open), self.settings.current().saver.clone());
