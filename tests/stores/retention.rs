@@ -188,11 +188,12 @@ fn old_partitions_are_dropped_and_those_of_the_next_days_are_made_under_load() {
     for days in [41, 36, 25] {
         database.insert_old_rows(days, 3);
     }
+    // Before any mail: MariaDB 10.11 assigns a mail_id twice when it splits a partition that holds rows during writes.
+    partition_by_day(&database);
+    split_past(&database, 40);
     let server = database.server(&[("GM_KEEP_DAYS", "30")]);
     let load = Load::start(server.address, 4, "night");
     load.wait_for_more(20);
-    partition_by_day(&database);
-    split_past(&database, 40);
     let removed = prune(&server, &["--days=30"]);
     assert!(removed.starts_with("6 rows removed"), "{removed}");
     load.wait_for_more(20);
