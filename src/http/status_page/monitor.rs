@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 use super::history::History;
 use super::problem::{ServerState, find_problems};
 use super::sample::{Sample, save_seconds_bounds};
-use crate::connection::SharedSettings;
+use crate::connection::{ConnectionSettings, SharedSettings};
 use crate::http::status::unready_reason;
 use crate::metrics::Component;
 use crate::net::accept_pool::AcceptPool;
 use crate::panics;
+use crate::store::HostStatus;
 use crate::sync;
 
 /// The state of the server, now and in the last five minutes.
@@ -63,18 +64,22 @@ impl StatusMonitor {
 
     /// Returns the current state, and `newest_mails`, as a JSON object. Records the problems and the hosts of this moment.
     pub fn record_and_return_state_as_json(&self, newest_mails: Value) -> Value {
-        let mut history = sync::lock(&self.history);
-        let sample = self.record_state(&mut history);
         let settings = self.settings.current();
+        let mut history = sync::lock(&self.history);
+        let ServerReading {
+            sample,
+            unready_reason,
+            hosts,
+        } = self.record_state(&settings, &mut history);
         let ids_used = sample.mail_id_used_billionths;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "host_name": settings.session.host_name,
             "started_at": self.started_at,
-            "is_ready": unready_reason(&self.pool, &settings).is_none(),
+            "is_ready": unready_reason.is_none(),
             "problems": history.current_problems_as_json(),
             "past_problems": history.past_problems_as_json(),
-            "hosts": history.hosts_as_json(&settings.saver.health().host_status()),
+            "hosts": history.hosts_as_json(&hosts),
             "certificate_expires_at": sample.certificate_expires_at,
             "mail_id_used_ratio": ids_used.map(|billionths| billionths as f64 / 1e9),
             "save_seconds_bounds": save_seconds_bounds(self.pool.metrics()),
@@ -89,28 +94,41 @@ impl StatusMonitor {
     }
 
     fn record_state_and_sample(&self) {
+        let settings = self.settings.current();
         let mut history = sync::lock(&self.history);
-        let sample = self.record_state(&mut history);
-        history.push_sample(sample);
+        let reading = self.record_state(&settings, &mut history);
+        history.push_sample(reading.sample);
     }
 
-    /// Reads the current state, and records the problems and the hosts in `history`.
-    fn record_state(&self, history: &mut History) -> Sample {
-        let settings = self.settings.current();
-        let sample = Sample::take(&self.pool, &settings);
-        let now = sample.unix_seconds;
+    /// Reads the current state, and records the problems and the hosts in `history`. Reads each value once, so that what the
+    /// page shows does not contradict its problems.
+    fn record_state(&self, settings: &ConnectionSettings, history: &mut History) -> ServerReading {
+        let sample = Sample::take(&self.pool, settings);
+        let unready_reason = unready_reason(&self.pool, settings);
         let hosts = settings.saver.health().host_status();
+        let now = sample.unix_seconds;
         let at_start = Sample::default();
         let problems = find_problems(&ServerState {
-            unready_reason: unready_reason(&self.pool, &settings),
+            unready_reason: unready_reason.clone(),
             hosts: &hosts,
             now: &sample,
             minute_ago: history.sample_before(now, 60.0).unwrap_or(&at_start),
         });
         history.record_problems(now, problems);
         history.record_hosts(now, &hosts);
-        sample
+        ServerReading {
+            sample,
+            unready_reason,
+            hosts,
+        }
     }
+}
+
+/// The state of the server at one moment.
+struct ServerReading {
+    sample: Sample,
+    unready_reason: Option<String>,
+    hosts: Vec<HostStatus>,
 }
 
 /// The interval at which the state is recorded, which is that of the points in the charts.
