@@ -69,9 +69,7 @@ impl EnvironmentSettings {
         let value_sources = self.replace_values_of(&mut raw);
         let mut config = raw.to_config().map_err(|error| match error {
             ConfigError::BadValue { key, .. } if raw.keys_from_environment.contains(&key) => {
-                ConfigError::InEnvironment {
-                    source: Box::new(error),
-                }
+                error.in_environment()
             }
             error => error,
         })?;

@@ -77,6 +77,13 @@ impl ConfigError {
         }
     }
 
+    /// Returns this error as one of a value of the environment.
+    pub(super) fn in_environment(self) -> ConfigError {
+        ConfigError::InEnvironment {
+            source: Box::new(self),
+        }
+    }
+
     /// Returns the error of a file that is not UTF-8, with the position of the first invalid octet.
     pub(super) fn not_utf8(error: &FromUtf8Error) -> ConfigError {
         let valid_up_to = error.utf8_error().valid_up_to();

@@ -29,7 +29,15 @@ impl Config {
         }
         let expected = "a file of its own, not the configuration";
         let found = self.log_file.to_string_lossy();
-        Err(bad_value("GSMTP_LOG_FILE", expected, &found).in_file(file))
+        let error = bad_value("GSMTP_LOG_FILE", expected, &found);
+        let is_from_file = self
+            .value_sources
+            .iter()
+            .all(|(key, _)| *key != "GSMTP_LOG_FILE");
+        Err(match is_from_file {
+            true => error.in_file(file),
+            false => error.in_environment(),
+        })
     }
 
     fn written_files(&self) -> Vec<(&'static str, &Path)> {
@@ -74,7 +82,7 @@ fn is_named_file(file: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::Config;
+    use crate::config::{Config, EnvironmentSettings};
 
     fn error_of(pairs: &str) -> String {
         match Config::from_json(&format!("{{{pairs}}}")) {
@@ -133,5 +141,11 @@ mod tests {
         assert!(error.contains(wanted), "{error}");
         std::fs::write(&file, r#"{"GSMTP_LOG_FILE": "/dev/stdout"}"#).unwrap();
         assert!(Config::load(&file).is_ok());
+        let variable = ("GOGUERRILLA_GSMTP_LOG_FILE".into(), log.into());
+        let environment = EnvironmentSettings::from_variables([variable]).unwrap();
+        let error = Config::load_with_environment(Some(&file), &environment).unwrap_err();
+        let wanted = "environment variable GOGUERRILLA_GSMTP_LOG_FILE: expected a file of its own, not the configuration";
+        let error = error.error_in_one_line();
+        assert!(error.starts_with(wanted), "{error}");
     }
 }
