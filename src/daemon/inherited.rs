@@ -1,9 +1,12 @@
 //! SMTP listeners inherited from systemd (socket activation).
 
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use listenfd::ListenFd;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::AcceptConn;
 
 use super::ServerProcessError;
 use crate::config::Config;
@@ -26,7 +29,9 @@ pub fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, Server
     for number in 0..inherited.len() {
         let listener = inherited.take_tcp_listener(number).and_then(|socket| {
             let socket = socket.ok_or(io::ErrorKind::NotFound)?;
-            let port = socket.local_addr()?.port();
+            let address = socket.local_addr()?;
+            check_listens(&socket, address)?;
+            let port = address.port();
             let implicit_tls = config
                 .tls_listen_addresses
                 .iter()
@@ -36,4 +41,14 @@ pub fn inherited_listeners(config: &Config) -> Result<Vec<Arc<Listener>>, Server
         listeners.push(Arc::new(listener.map_err(ServerProcessError::Inherited)?));
     }
     Ok(listeners)
+}
+
+/// Returns an error for a socket that does not listen, such as the connection that systemd passes with `Accept=yes`.
+fn check_listens(socket: &TcpListener, address: SocketAddr) -> io::Result<()> {
+    match getsockopt(socket, AcceptConn)? {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "expected a listening socket, but found one that does not listen on {address}; set Accept=no"
+        ))),
+    }
 }

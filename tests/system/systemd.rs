@@ -1,16 +1,16 @@
 //! The systemd interface: the test provides the notification socket and the listening sockets in systemd's place.
 
-use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use testkit::load::{Load, assert_no_loss_or_duplicate, stored_markers};
-use testkit::{Client, Server, TEST_TIMEOUT, short_mail, test};
+use testkit::{Client, Server, TEST_TIMEOUT, binary, short_mail, test, write_config};
 
 #[test]
 fn server_notifies_systemd_of_ready_reloading_and_stopping() {
@@ -102,12 +102,17 @@ fn restarts_on_an_inherited_socket_refuse_no_connection_under_load() {
 /// Returns a listening socket that child processes inherit, as systemd's.
 fn inheritable_socket() -> TcpListener {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
+    inherit(&socket);
     socket
 }
 
+/// Lets child processes inherit a socket.
+fn inherit(socket: &impl AsFd) {
+    fcntl(socket, FcntlArg::F_SETFD(FdFlag::empty())).expect("an open descriptor");
+}
+
 /// Returns the command with `socket` as the first inherited descriptor of systemd's protocol.
-fn with_inherited(socket: &TcpListener, program: Command) -> Command {
+fn with_inherited(socket: &impl AsRawFd, program: Command) -> Command {
     // The shell executes the program with its own process id, so LISTEN_PID is right.
     let script = format!(
         "exec 3<&{}; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"",
@@ -121,6 +126,28 @@ fn with_inherited(socket: &TcpListener, program: Command) -> Command {
 
 /// Enough for each moment of a restart to meet a connection.
 const RESTARTS: usize = 20;
+
+#[test]
+fn inherited_socket_that_does_not_listen_is_refused_at_the_start() {
+    // With Accept=yes systemd passes a connection.
+    let listening = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listening.local_addr().expect("a bound socket");
+    let connection = TcpStream::connect(address).expect("a connection");
+    inherit(&connection);
+    let folder = TempDir::new().expect("a temporary folder");
+    write_config(folder.path(), &[]);
+    let program = testkit::command(binary());
+    let ended = with_inherited(&connection, program)
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .output()
+        .expect("a process that ends");
+    assert_eq!(ended.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&ended.stderr);
+    let wanted = "LISTEN_FDS: expected a listening socket, but found one that does not listen on";
+    assert!(error.contains(wanted), "{error}");
+    assert!(error.contains("Accept=no"), "{error}");
+}
 
 #[test]
 fn listen_fds_meant_for_another_process_id_are_ignored() {
