@@ -117,6 +117,12 @@ impl TlsCredentials {
         &self.files
     }
 
+    /// Returns whether `self` and `other` have the same certificates. The key then is the same too, because it fits the
+    /// certificate.
+    pub fn has_same_certificates(&self, other: &TlsCredentials) -> bool {
+        self.chain == other.chain
+    }
+
     /// Returns whether `self` and `other` are clones of the same credentials. Returns `false` for credentials that were loaded
     /// separately, even from the same files.
     pub fn ptr_eq(&self, other: &TlsCredentials) -> bool {

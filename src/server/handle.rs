@@ -13,7 +13,7 @@ use super::error::{ReloadError, StartError};
 use super::http_endpoints;
 use super::listeners::BoundListeners;
 use super::reload::{
-    BeforeReloadCallback, ReloadBase, log_applied_reload, log_refused_reload,
+    BeforeReloadCallback, CertificateReload, ReloadBase, log_applied_reload, log_refused_reload,
     reload_certificate_if_changed,
 };
 use super::running::RunningServer;
@@ -287,8 +287,8 @@ impl ServerHandle {
     ) -> Result<Config, ReloadError> {
         let _reloading = sync::lock(&self.shared.reloading);
         match self.try_reload(config, before_change) {
-            Ok((config, is_certificate_renewed)) => {
-                log_applied_reload(&self.shared.metrics, is_certificate_renewed);
+            Ok((config, certificate)) => {
+                log_applied_reload(&self.shared.metrics, certificate);
                 Ok(config)
             }
             Err(error) => {
@@ -298,12 +298,12 @@ impl ServerHandle {
         }
     }
 
-    /// Applies a new configuration. Returns the configuration in force, and whether the certificate and key were replaced.
+    /// Applies a new configuration. Returns the configuration in force, and what happened to the certificate and key.
     fn try_reload(
         &self,
         config: Config,
         before_change: BeforeReloadCallback,
-    ) -> Result<(Config, bool), ReloadError> {
+    ) -> Result<(Config, CertificateReload), ReloadError> {
         let base = sync::lock(&self.shared.running)
             .as_ref()
             .map(ReloadBase::of);
@@ -312,8 +312,8 @@ impl ServerHandle {
         prepared.log_warnings();
         match &mut *sync::lock(&self.shared.running) {
             Some(running) => {
-                let is_certificate_renewed = running.apply(prepared);
-                Ok((running.config.clone(), is_certificate_renewed))
+                let certificate = running.apply(prepared);
+                Ok((running.config.clone(), certificate))
             }
             None => Err(ReloadError::Stopped),
         }

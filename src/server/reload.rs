@@ -116,10 +116,23 @@ impl PreparedReload {
     }
 }
 
-/// Logs and counts a configuration that was applied; `is_certificate_renewed` is whether it has another certificate.
-pub fn log_applied_reload(metrics: &Metrics, is_certificate_renewed: bool) {
-    if is_certificate_renewed {
+/// What a reload did with the certificate and key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateReload {
+    /// There are none, or the old ones stay in use because their files cannot be read.
+    NotLoaded,
+    /// They were loaded again and are the same.
+    LoadedUnchanged,
+    /// They were loaded and are other ones.
+    Renewed,
+}
+
+/// Logs and counts a configuration that was applied.
+pub fn log_applied_reload(metrics: &Metrics, certificate: CertificateReload) {
+    if certificate != CertificateReload::NotLoaded {
         count_certificate_reload(metrics, ReloadOutcome::Applied);
+    }
+    if certificate == CertificateReload::Renewed {
         log::info!("certificate_renewed");
     }
     let reload = (ReloadTarget::Configuration, ReloadOutcome::Applied);
@@ -151,8 +164,11 @@ pub fn reload_certificate_if_changed(
     match TlsCredentials::load(tls.certificate_and_key_paths()) {
         Ok(renewed) => {
             count_certificate_reload(metrics, ReloadOutcome::Applied);
-            log::info!("certificate_renewed");
-            log_certificate_warnings(&renewed);
+            // Files with a new time may contain the same certificates.
+            if !renewed.has_same_certificates(&tls) {
+                log::info!("certificate_renewed");
+                log_certificate_warnings(&renewed);
+            }
             settings.change_snapshot(|current| {
                 // A reload may have set another pair meanwhile.
                 let is_current = current.tls.as_ref().is_some_and(|one| one.ptr_eq(&tls));

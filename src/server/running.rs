@@ -7,7 +7,7 @@ use super::allowed_hosts::LoadedAllowedHosts;
 use super::error::StartError;
 use super::feed::{NewStream, RunningFeed};
 use super::recipients::RecipientSource;
-use super::reload::PreparedReload;
+use super::reload::{CertificateReload, PreparedReload};
 use super::settings::{accept_pool_settings, feed_clients, session_settings};
 use super::store_factory::ConfiguredOrCustomStore;
 use crate::config::Config;
@@ -113,8 +113,8 @@ impl RunningServer {
         self.feed.apply(&self.config, Some(stream))
     }
 
-    /// Applies a prepared reload. Returns whether the certificate and key were replaced.
-    pub fn apply(&mut self, prepared: PreparedReload) -> bool {
+    /// Applies a prepared reload. Returns what it did with the certificate and key.
+    pub fn apply(&mut self, prepared: PreparedReload) -> CertificateReload {
         let PreparedReload {
             config,
             tls,
@@ -146,9 +146,14 @@ impl RunningServer {
             ..session_settings(&config)
         });
         self.retired.retain(|writers| !writers.are_finished());
-        let is_unchanged =
-            |tls: &TlsCredentials| settings.tls.as_ref().is_some_and(|old| tls.ptr_eq(old));
-        let is_renewed = tls.as_ref().is_some_and(|tls| !is_unchanged(tls));
+        let certificate = match (&tls, &settings.tls) {
+            (None, _) => CertificateReload::NotLoaded,
+            (Some(new), Some(old)) if new.ptr_eq(old) => CertificateReload::NotLoaded,
+            (Some(new), Some(old)) if new.has_same_certificates(old) => {
+                CertificateReload::LoadedUnchanged
+            }
+            (Some(_), _) => CertificateReload::Renewed,
+        };
         let changed = ConnectionSettings {
             session: Arc::clone(&configured_session),
             configured_session,
@@ -171,7 +176,7 @@ impl RunningServer {
         if let Err(error) = self.restart_retention() {
             log::error!(reason:% = error; "retention_failed");
         }
-        is_renewed
+        certificate
     }
 
     /// Starts the thread that removes old rows, in place of a running one, if GM_KEEP_DAYS is set.

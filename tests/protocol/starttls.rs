@@ -465,6 +465,28 @@ fn expiring_certificate_and_world_readable_key_cause_warnings() {
 }
 
 #[test]
+fn certificate_that_stays_the_same_is_not_reported_as_renewed() {
+    let tls = TlsServer::start(&[("GM_STORE", "discard")]);
+    let reloads = |count: usize| {
+        tls.server.signal(Signal::SIGHUP);
+        wait_for("the reload in the log", || {
+            let log = tls.server.log();
+            let done = log.lines().filter(|line| line.ends_with(" reload"));
+            (done.count() == count).then_some(log)
+        })
+    };
+    assert!(!reloads(1).contains(" certificate_renewed"));
+    // Written again with the same content.
+    let chain = fs::read(&tls.pair.chain).expect("a file of this test");
+    fs::write(&tls.pair.chain, chain).expect("a file of this test");
+    assert!(!reloads(2).contains(" certificate_renewed"));
+    let elsewhere = TempDir::new().expect("a temporary folder");
+    let renewal = Pair::make(elsewhere.path(), "renewed", KeyKind::EcdsaP256, 90);
+    replace_pair(&renewal, &tls.pair);
+    assert_eq!(reloads(3).matches(" certificate_renewed").count(), 1);
+}
+
+#[test]
 fn certificate_renewal_under_load_fails_no_handshake() {
     let tls = TlsServer::start(&[("GM_STORE", "discard")]);
     let elsewhere = TempDir::new().expect("a temporary folder");
