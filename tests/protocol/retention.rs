@@ -95,6 +95,27 @@ fn rows_whose_date_is_not_a_date_stay() {
 }
 
 #[test]
+fn prune_ends_although_a_trigger_keeps_old_rows() {
+    let server = Server::start(&[]);
+    let database = open(&server.path("goguerrilla.db"));
+    database
+        .execute_batch(
+            "CREATE TRIGGER keep BEFORE DELETE ON new_mail WHEN OLD.subject LIKE '4_ days'
+             BEGIN SELECT RAISE(IGNORE); END",
+        )
+        .expect("a trigger");
+    // More than one query of `prune` returns, older and newer than those that can be removed.
+    insert_rows(&database, 45, 1_500);
+    insert_rows(&database, 42, 1_500);
+    insert_rows(&database, 43, 10);
+    insert_rows(&database, 50, 10);
+    insert_rows(&database, 35, 10);
+    let removed = text(server.command(&["prune", "--days=30"]));
+    assert!(removed.starts_with("20 rows removed"), "{removed}");
+    assert_eq!(count_all(&database), 3_010);
+}
+
+#[test]
 fn prune_waits_for_a_lock_of_another_program() {
     let server = Server::start(&[]);
     let database = open(&server.path("goguerrilla.db"));

@@ -33,6 +33,8 @@ pub struct SqliteOldRows {
     cut_off: String,
     /// Row ids that were found and are not removed yet.
     found: VecDeque<i64>,
+    /// Date and row id of the last row that was found. The next query begins after it, because a trigger may keep rows.
+    last_found: (String, i64),
     size: StepSize,
     /// Number of calls of `remove_some` since the last copy of the `-wal`.
     steps_since_checkpoint: u32,
@@ -59,6 +61,7 @@ impl SqliteOldRows {
             connection: Some(connection),
             cut_off,
             found: VecDeque::new(),
+            last_found: (FIRST_DATE.to_owned(), i64::MIN),
             size: StepSize::new(FIRST_ROWS, MAX_ROWS, LOCK_TIME),
             steps_since_checkpoint: 0,
             shrinks,
@@ -105,14 +108,22 @@ impl SqliteOldRows {
 
     fn find_rows(&mut self) -> Result<(), RetentionError> {
         let sql = format!(
-            "SELECT rowid FROM {} WHERE `date` >= ?1 AND `date` < ?2 ORDER BY `date` LIMIT {MAX_ROWS}",
+            "SELECT `date`, rowid FROM {} WHERE (`date`, rowid) > (?1, ?2) AND `date` < ?3
+             ORDER BY `date`, rowid LIMIT {MAX_ROWS}",
             self.table
         );
-        self.found = self.with(|connection| {
+        let (date, id) = &self.last_found;
+        let found: Vec<(String, i64)> = self.with(|connection| {
             let mut select = connection.prepare_cached(&sql)?;
-            let ids = select.query_map(params![FIRST_DATE, self.cut_off], |row| row.get(0))?;
-            ids.collect()
+            let rows = select.query_map(params![date, id, self.cut_off], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+            rows.collect()
         })?;
+        self.found = found.iter().map(|(_, id)| *id).collect();
+        if let Some(last) = found.into_iter().last() {
+            self.last_found = last;
+        }
         Ok(())
     }
 
@@ -176,8 +187,11 @@ impl SqliteOldRows {
         let Some(connection) = &mut self.connection else {
             return Err(RetentionError::Failed("closed".to_owned()));
         };
-        let copied = copy_wal(connection).and_then(|()| connection.busy_timeout(BUSY_TIMEOUT));
-        copied.map_err(|error| classify(&self.file, &error))
+        let copied = copy_wal(connection);
+        let restored = connection.busy_timeout(BUSY_TIMEOUT);
+        copied
+            .and(restored)
+            .map_err(|error| classify(&self.file, &error))
     }
 }
 
