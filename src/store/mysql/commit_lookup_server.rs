@@ -10,6 +10,9 @@
 //! ```
 //!
 //! A node or member first applies everything that its cluster has committed, so that its answer is final.
+//!
+//! If the COMMIT of a look-up was not answered either, its server is asked next; another server only if it knows the outcome
+//! of each unanswered COMMIT.
 
 use std::io;
 
@@ -19,44 +22,44 @@ use super::connector::Connector;
 use super::galera;
 use super::group_replication::{self, GroupMember};
 
-/// Connects to a server whose rows show whether the COMMIT sent to `sent_to` succeeded. Reads of the connection include
-/// everything that the cluster of the server has committed.
+/// Connects to a server whose rows show whether each COMMIT succeeded. `sent_to` are the servers of the unanswered COMMITs, the
+/// newest last; the server of a newer COMMIT knows the outcome of the older ones. Reads of the connection include everything
+/// that the cluster of the server has committed.
 ///
 /// # Errors
-/// No such server can be reached now. The error is that of the server of the COMMIT, or the reason of a
-/// member of its group.
+/// No such server can be reached now. The error is that of the server of the newest COMMIT, or the reason of a member of its
+/// group.
 pub fn connect_to_commit_lookup_server(
     connector: &Connector,
-    sent_to: &ConnectedServer,
+    sent_to: &[&ConnectedServer],
 ) -> mysql::Result<MySqlConnection> {
-    match &sent_to.group {
-        Some(lost) => connect_to_group_member(connector, sent_to, lost),
-        None => connect_to_server_or_galera_peer(connector, sent_to),
+    let Some(newest) = sent_to.last() else {
+        return Err(io::Error::other("no COMMIT is to be looked up").into());
+    };
+    match newest.group {
+        Some(_) => connect_to_group_member(connector, newest, sent_to),
+        None => connect_to_server_or_galera_peer(connector, newest, sent_to),
     }
 }
 
 fn connect_to_server_or_galera_peer(
     connector: &Connector,
-    sent_to: &ConnectedServer,
+    newest: &ConnectedServer,
+    sent_to: &[&ConnectedServer],
 ) -> mysql::Result<MySqlConnection> {
-    let error = match connect(connector, sent_to) {
+    let error = match connect(connector, newest) {
         Ok(mut connection) => {
             galera::enable_causal_reads(&mut connection)?;
             return Ok(connection);
         }
         Err(error) => error,
     };
-    let Some(lost) = sent_to
-        .galera
-        .as_ref()
-        .filter(|_| is_connection_refused(&error))
-    else {
+    if newest.galera.is_none() || !is_connection_refused(&error) {
         return Err(error);
-    };
-    for other in other_hosts(connector, sent_to) {
+    }
+    for other in other_hosts(connector, newest) {
         if let Ok(mut connection) = connector.connect_to_mysql_host(other, None)
-            && (connection.server.galera.as_ref())
-                .is_some_and(|peer| peer.knows_outcome_of_commits_on(lost))
+            && (sent_to.iter()).all(|lost| knows_outcome_of_commits_on(&connection.server, lost))
             && galera::enable_causal_reads(&mut connection).is_ok()
         {
             return Ok(connection);
@@ -65,28 +68,38 @@ fn connect_to_server_or_galera_peer(
     Err(error)
 }
 
+/// Returns whether a Galera node knows the outcome of a COMMIT that was sent to `lost`.
+fn knows_outcome_of_commits_on(node: &ConnectedServer, lost: &ConnectedServer) -> bool {
+    let is_same_server = (node.host, node.address) == (lost.host, lost.address);
+    let views = node.galera.as_ref().zip(lost.galera.as_ref());
+    is_same_server || views.is_some_and(|(node, lost)| node.knows_outcome_of_commits_on(lost))
+}
+
 fn connect_to_group_member(
     connector: &Connector,
-    sent_to: &ConnectedServer,
-    lost: &GroupMember,
+    newest: &ConnectedServer,
+    sent_to: &[&ConnectedServer],
 ) -> mysql::Result<MySqlConnection> {
-    let first = match connector.hanging_commits().commit_hang_reason(sent_to.host) {
+    let lost: Vec<&GroupMember> = (sent_to.iter())
+        .filter_map(|server| server.group.as_ref())
+        .collect();
+    let first = match connector.hanging_commits().commit_hang_reason(newest.host) {
         Some(reason) => Err(io::Error::other(reason).into()),
-        None => connect(connector, sent_to),
+        None => connect(connector, newest),
     };
     let mut error =
-        match first.and_then(|connection| prepare_group_member_for_lookup(connection, lost)) {
+        match first.and_then(|connection| prepare_group_member_for_lookup(connection, &lost)) {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
-    for other in other_hosts(connector, sent_to) {
+    for other in other_hosts(connector, newest) {
         let connection = connector
             .connect_with_short_timeouts(other, None)
             .and_then(|_| connector.connect_to_mysql_host(other, None));
         let Ok(connection) = connection else {
             continue;
         };
-        match prepare_group_member_for_lookup(connection, lost) {
+        match prepare_group_member_for_lookup(connection, &lost) {
             Ok(connection) => return Ok(connection),
             // The reason of a member that was reached says more than that of a lost one.
             Err(reason) => error = reason,
@@ -97,12 +110,14 @@ fn connect_to_group_member(
 
 fn prepare_group_member_for_lookup(
     mut connection: MySqlConnection,
-    lost: &GroupMember,
+    lost: &[&GroupMember],
 ) -> mysql::Result<MySqlConnection> {
     // After an error the connection is dropped, and `broken` closes it without further statements.
     connection.broken = true;
     // The order matters: only a transaction that begins after the check is certain to follow the removal of the lost member.
-    group_replication::check_knows_outcome_of_commits_on(&mut connection, lost)?;
+    for lost in lost {
+        group_replication::check_knows_outcome_of_commits_on(&mut connection, lost)?;
+    }
     group_replication::enable_causal_reads(&mut connection)?;
     connection.broken = false;
     Ok(connection)

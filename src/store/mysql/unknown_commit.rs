@@ -42,6 +42,7 @@ use crate::store::redis::BodiesInRedis;
 use crate::store::{CommitInDoubt, SaveError, TableName};
 
 /// A COMMIT that may or may not have been carried out.
+#[derive(Clone)]
 pub struct UnknownCommit {
     /// The server that the COMMIT was sent to.
     pub sent_to: ConnectedServer,
@@ -109,15 +110,20 @@ impl CommitLookUpState {
         let CommitLookUpState {
             connector, commit, ..
         } = self;
+        // A look-up ends with a COMMIT of its own. If this COMMIT is not answered either, it may still be carried out, so the
+        // next look-up must know the outcome of both.
+        let mut unanswered = vec![commit.clone()];
         let mut pause = MIN_RETRY_PAUSE;
         loop {
-            // A member of a group on which the COMMIT hangs is not asked, but the group may have removed it.
-            if commit.sent_to.group.is_none() {
-                wait_until_no_commit_hangs_on_host(connector, commit.sent_to.host, self.deadline)
-                    .map_err(SaveError::unavailable)?;
+            for commit in &unanswered {
+                // A member of a group on which the COMMIT hangs is not asked, but the group may have removed it.
+                if commit.sent_to.group.is_none() {
+                    let host = commit.sent_to.host;
+                    wait_until_no_commit_hangs_on_host(connector, host, self.deadline)
+                        .map_err(SaveError::unavailable)?;
+                }
             }
-            let mut second_commit = None;
-            let error = match self.store_missing_rows(part, &mut second_commit) {
+            let error = match self.store_missing_rows(part, &mut unanswered) {
                 Ok(true) => {
                     (self.bodies_in).count_saved_bodies(part.iter(), connector.health().metrics());
                     log::warn!(mails = part.len(); "commit_resolved");
@@ -133,8 +139,8 @@ impl CommitLookUpState {
             if MySqlErrorClass::classify_mysql_error(&error) == MySqlErrorClass::TooLarge {
                 return Err(SaveError::refused(error_words(&error)));
             }
-            // The look-up ends with its own COMMIT, `second_commit`, which may hang as well.
-            for commit in second_commit.iter().chain([commit]) {
+            let newest = unanswered.last().filter(|_| unanswered.len() > 1);
+            for commit in newest.into_iter().chain([commit]) {
                 exclude_host_if_commit_hangs(connector, commit);
             }
             if Instant::now() + pause > self.deadline {
@@ -147,17 +153,18 @@ impl CommitLookUpState {
         }
     }
 
-    /// Looks up the rows of `part`, inserts the missing ones and commits. Sets `second_commit` before this COMMIT is sent.
-    /// Returns `false`, without a COMMIT, if rows are missing and the deadline has passed; the clients then get 451 and send
-    /// the mails again.
+    /// Looks up the rows of `part`, inserts the missing ones and commits. Adds this COMMIT to `unanswered` if its outcome is
+    /// unknown. Returns `false`, without a COMMIT, if rows are missing and the deadline has passed; the clients then get 451
+    /// and send the mails again.
     fn store_missing_rows(
         &self,
         part: &[Mail],
-        second_commit: &mut Option<UnknownCommit>,
+        unanswered: &mut Vec<UnknownCommit>,
     ) -> mysql::Result<bool> {
         let table = self.connector.table();
-        let mut connection =
-            connect_to_commit_lookup_server(&self.connector, &self.commit.sent_to)?;
+        let sent_to: Vec<&ConnectedServer> =
+            unanswered.iter().map(|commit| &commit.sent_to).collect();
+        let mut connection = connect_to_commit_lookup_server(&self.connector, &sent_to)?;
         // The connection counts as broken until the COMMIT succeeds, so after an error it is shut down.
         connection.broken = true;
         connection.begin()?;
@@ -167,13 +174,17 @@ impl CommitLookUpState {
         if stored.len() < rows && Instant::now() > self.deadline {
             return Ok(false);
         }
-        *second_commit = Some(UnknownCommit {
+        let commit = UnknownCommit {
             sent_to: connection.server.clone(),
             sent_at: Instant::now(),
-        });
-        connection.commit()?;
-        connection.broken = false;
-        Ok(true)
+        };
+        let committed = connection.commit();
+        match &committed {
+            Ok(()) => connection.broken = false,
+            Err(error) if commit.is_certainly_rolled_back(error) => {}
+            Err(_) => unanswered.push(commit),
+        }
+        committed.map(|()| true)
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Fault {
     CutAfter(&'static str),
     /// Holds the piece with this text back until another fault is set, and counts it as a cut.
     HoldAt(&'static str),
+    /// As [`Fault::HoldAt`]; all other connections are closed then, and new ones at once until another fault is set.
+    HoldAtAndRefuse(&'static str),
     /// As [`Fault::CutBefore`]; from then on new connections are closed at once.
     CutBeforeAndRefuse(&'static str),
     /// As [`Fault::CutAfter`]; from then on new connections are closed at once.
@@ -136,7 +138,7 @@ impl Drop for FaultProxy {
 
 impl Shared {
     fn serve(self: &Arc<Shared>, client: TcpStream) {
-        if self.fault() == Fault::Refuse {
+        if self.refuses() {
             return;
         }
         let Ok(server) = TcpStream::connect(self.upstream) else {
@@ -150,6 +152,15 @@ impl Shared {
         let (up, down) = (Arc::clone(self), Arc::clone(self));
         thread::spawn(move || up.forward(&client, &server, true));
         thread::spawn(move || down.forward(&server_too, &client_too, false));
+    }
+
+    /// Returns whether new connections are closed at once.
+    fn refuses(&self) -> bool {
+        match self.fault() {
+            Fault::Refuse => true,
+            Fault::HoldAtAndRefuse(_) => self.cuts_left.load(Ordering::SeqCst) == 0,
+            _ => false,
+        }
     }
 
     /// Waits while the fault is one that holds octets, until the proxy stops.
@@ -177,6 +188,11 @@ impl Shared {
                 }),
                 Fault::HoldAt(text) if is_request && self.cuts_at(piece, text) => {
                     self.hold_while(|fault| matches!(fault, Fault::HoldAt(_)));
+                    to.write_all(piece)
+                }
+                Fault::HoldAtAndRefuse(text) if is_request && self.cuts_at(piece, text) => {
+                    self.close_all_but([from, to]);
+                    self.hold_while(|fault| matches!(fault, Fault::HoldAtAndRefuse(_)));
                     to.write_all(piece)
                 }
                 Fault::CutBefore(text) if is_request && self.cuts_at(piece, text) => break,
@@ -232,9 +248,19 @@ impl Shared {
     }
 
     fn close_all(&self) {
-        for socket in lock(&self.sockets).drain(..) {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        self.close_all_but([]);
+    }
+
+    fn close_all_but<const N: usize>(&self, kept: [&TcpStream; N]) {
+        let ends = |socket: &TcpStream| (socket.local_addr().ok(), socket.peer_addr().ok());
+        let kept = kept.map(ends);
+        lock(&self.sockets).retain(|socket| {
+            let is_kept = kept.contains(&ends(socket));
+            if !is_kept {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            is_kept
+        });
     }
 }
 

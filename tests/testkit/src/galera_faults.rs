@@ -14,7 +14,8 @@ use crate::mariadb::with_hosts;
 use crate::old_rows::IS_MAIL;
 use crate::recovery::Recovery;
 use crate::{
-    Server, release_or_debug, short_mail, stuffed, wait_for, wait_for_within, without_trace,
+    Server, check_for, release_or_debug, short_mail, stuffed, wait_for, wait_for_within,
+    without_trace,
 };
 
 /// How soon mail must be saved again after a node is lost. Galera itself blocks for five seconds first.
@@ -193,6 +194,21 @@ pub fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera)
         proxy.wait_for_cuts(1);
         waiting.push((subject, server, client, proxy));
     }
+    // The look-up inserts this mail on node 1, whose proxy holds the second COMMIT back and refuses other connections.
+    let proxies =
+        [0, 1].map(|node| FaultProxy::start(galera.host(node).parse().expect("an address")));
+    let [first, second] = proxies;
+    let hosts = [first.address(), second.address(), galera.host(2)].join(",");
+    let in_doubt_twice = Server::start(&with_hosts(&hosts, &[("GM_SAVE_WORKERS", "1")]));
+    let mut client_in_doubt_twice = in_doubt_twice.client();
+    let reply =
+        client_in_doubt_twice.deliver("a@client.test", "u@ours.test", &short_mail("before"));
+    assert_eq!(reply.code, 250, "{reply:?}");
+    first.cut(Fault::CutBeforeAndRefuse("COMMIT"), 1);
+    second.cut(Fault::HoldAtAndRefuse("COMMIT"), 1);
+    client_in_doubt_twice.begin_data("a@client.test", "u@ours.test");
+    client_in_doubt_twice.send(stuffed(&short_mail("in doubt twice")));
+    first.wait_for_cuts(1);
     let count = |galera: &Galera, subject: &str| -> u64 {
         let rows = format!("SELECT COUNT(*) FROM new_mail WHERE subject = '{subject}'");
         let count = galera.connection(1).query_first(rows).expect("rows");
@@ -211,7 +227,25 @@ pub fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera)
         assert_eq!(count(galera, subject), 1, "{subject}");
         server.wait_for_log(" commit_resolved ");
     }
+    drop(first);
+    second.wait_for_cuts(1);
+    in_doubt_twice.wait_for_log(&format!(" db_host_down node={}", second.address()));
+    // Node 2 does not know whether node 1 will carry out the second COMMIT.
+    check_for(SECOND_COMMIT_HELD_FOR, || {
+        assert_eq!(count(galera, "in doubt twice"), 0);
+    });
+    second.set(Fault::Pass);
+    client_in_doubt_twice.set_reply_timeout(RECOVERY_LIMIT * 2);
+    let reply = client_in_doubt_twice
+        .read_reply()
+        .expect("a reply to the final dot");
+    assert_eq!(reply.code, 250, "{reply:?}");
+    in_doubt_twice.wait_for_log(" commit_resolved ");
+    assert_eq!(count(galera, "in doubt twice"), 1);
 }
+
+/// How long a COMMIT of a look-up is held back: longer than the pause between two attempts of the look-up.
+const SECOND_COMMIT_HELD_FOR: Duration = Duration::from_secs(4);
 
 /// Asserts that a server that writes to this node marks it down within a second.
 pub fn assert_fast_failover(server: &Server, host: &str, lost_at: Instant) {
