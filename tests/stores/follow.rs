@@ -3,12 +3,14 @@
 use mysql::prelude::Queryable;
 
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use testkit::follow::FollowedList;
 use testkit::load::{Load, assert_no_loss_or_duplicate};
-use testkit::mariadb::MariaDb;
+use testkit::mariadb::{MariaDb, with_hosts};
+use testkit::process::run;
 use testkit::redis::Redis;
-use testkit::{short_mail, test, wait_for};
+use testkit::{short_mail, test, wait_for, write_config};
 
 /// A row with `mail_id` of its own and this subject.
 fn insert(subject: &str) -> String {
@@ -17,6 +19,22 @@ fn insert(subject: &str) -> String {
            recipient, has_attach, ip_addr, attach_info)
          VALUES (NOW(), '', 'u@primary.test', '{subject}', 'gzencode', '', '', 0, MD5(RAND()), '', '', 0, '', '')"
     )
+}
+
+#[test]
+fn list_waits_longer_for_the_rows_of_a_recipient_than_a_writer_would() {
+    let database = MariaDb::start();
+    database.sql(&insert("slow"));
+    database.sql("CREATE VIEW slow_mail AS SELECT * FROM new_mail WHERE SLEEP(12) = 0");
+    let folder = TempDir::new().expect("a temporary folder");
+    let hosts = database.address().to_string();
+    write_config(
+        folder.path(),
+        &with_hosts(&hosts, &[("GM_MAIL_TABLE", "slow_mail")]),
+    );
+    let ended = run(folder.path(), &["list", "--to=u@primary.test"]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""));
+    assert!(ended.stdout.contains(" slow"), "{}", ended.stdout);
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl StoreFactory for MySqlStoreFactory {
             let (hosts, config) = (connector.clone(), config.clone());
             // A connector of its own, because its connections must not count as those of the writers.
             move |keep| -> Result<Box<dyn OldRows>, _> {
-                let connector = connector_without_metrics(&config);
+                let connector = Connector::for_long_queries(mysql_settings(&config));
                 let old_rows = MySqlOldRows::open(&hosts, &connector, keep, RoundCaller::Server)?;
                 Ok(Box::new(old_rows))
             }
@@ -129,7 +129,7 @@ impl StoreFactory for MySqlStoreFactory {
 
     fn find_store_problems(&self, config: &Config) -> Vec<Diagnostic> {
         let mut findings = check::database::check_mysql_hosts_and_table(
-            &connector_without_metrics(config),
+            &Connector::for_long_queries(mysql_settings(config)),
             config.max_content_octets,
             &trial_mail_domains(config),
         );
@@ -137,7 +137,7 @@ impl StoreFactory for MySqlStoreFactory {
             findings.extend(check::database::check_recipient_query(&settings));
         }
         if config.keep.is_some() && !findings.iter().any(Diagnostic::is_error) {
-            let connector = connector_without_metrics(config);
+            let connector = Connector::for_long_queries(mysql_settings(config));
             findings.extend(check::database::check_retention(&connector));
         }
         if let Some(redis) = redis_settings(config) {
@@ -149,7 +149,7 @@ impl StoreFactory for MySqlStoreFactory {
     }
 
     fn open_reader(&self, config: &Config) -> Result<Box<dyn StoredMailReader>, StoreReadError> {
-        let connector = connector_without_metrics(config);
+        let connector = Connector::for_long_queries(mysql_settings(config));
         let reader = MySqlReader::open(&connector, redis_settings(config))?;
         Ok(Box::new(reader))
     }
@@ -159,7 +159,7 @@ impl StoreFactory for MySqlStoreFactory {
         config: &Config,
         to: Option<&str>,
     ) -> Result<Box<dyn FollowedRows>, StoreReadError> {
-        let connector = connector_without_metrics(config);
+        let connector = Connector::for_long_queries(mysql_settings(config));
         let reader = MySqlReader::open(&connector, redis_settings(config))?;
         Ok(Box::new(MySqlFollowedRows::open(reader, to)?))
     }
@@ -169,7 +169,7 @@ impl StoreFactory for MySqlStoreFactory {
         config: &Config,
         keep: Duration,
     ) -> Result<Box<dyn OldRows>, RetentionError> {
-        let connector = connector_without_metrics(config);
+        let connector = Connector::for_long_queries(mysql_settings(config));
         let old_rows = MySqlOldRows::open(&connector, &connector, keep, RoundCaller::Command)?;
         Ok(Box::new(old_rows))
     }
@@ -288,16 +288,6 @@ fn mysql_tls(config: &Config) -> MySqlTls {
             ca_file: config.mysql_ca_file.clone(),
         },
     }
-}
-
-/// Returns a connector for `list`, `show`, `prune` and `check`, and for the thread that removes old rows. Its connections limit
-/// no SMTP sessions to the column widths, and nothing reads their metrics.
-fn connector_without_metrics(config: &Config) -> Connector {
-    Connector::new(
-        mysql_settings(config),
-        Arc::new(|_| ()),
-        &StoreHealth::new(Arc::default()),
-    )
 }
 
 /// Returns the addresses of the trial row of `check`; the recipient is in an accepted domain.

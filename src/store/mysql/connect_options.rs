@@ -18,6 +18,14 @@ pub fn connection_options(settings: &MySqlSettings) -> OptsBuilder {
         .tcp_connect_timeout(Some(tcp_connect_timeout(settings)))
 }
 
+/// Adds the keepalive of TCP, which finds out within two minutes that the host of a long query cannot be reached any more.
+pub fn add_keepalive(options: OptsBuilder) -> OptsBuilder {
+    options
+        .tcp_keepalive_time_ms(Some(60_000))
+        .tcp_keepalive_probe_interval_secs(Some(10))
+        .tcp_keepalive_probe_count(Some(6))
+}
+
 /// Returns the time limit for a TCP connection to one address.
 pub fn tcp_connect_timeout(settings: &MySqlSettings) -> Duration {
     match settings.hosts.len() {

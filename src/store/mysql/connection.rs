@@ -96,8 +96,9 @@ impl MySqlConnection {
         outcome
     }
 
-    /// Runs a query whose result may be long. The query as a whole has no time limit; each read and write of the socket must
-    /// end within the socket timeout.
+    /// Runs a query that may take long, or whose result may be long. The query as a whole has no time limit; each read and
+    /// write of the socket must end within the socket timeout, which
+    /// [`for_long_queries`](super::connector::Connector::for_long_queries) sets to an hour for reads.
     pub fn query_without_time_limit<T>(
         &mut self,
         query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
@@ -183,7 +184,7 @@ impl Drop for OpenMySqlConnectionGuard {
     }
 }
 
-/// Maximum time for a database call, and for each of its reads and writes; the call is then aborted. The limit is not shorter
+/// Maximum time for a database call; the call is then aborted. The limit is not shorter
 /// with several hosts, because a Galera cluster that loses a node stops for five seconds and then continues by itself.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after a COMMIT in which the connection is assumed to work, so that START TRANSACTION can be omitted.

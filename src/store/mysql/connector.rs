@@ -2,15 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use mysql::Conn;
 
 use super::auto_increment::{self, MailIdRangeUsage};
-use super::call_timeout::DatabaseCallWatchdog;
+use super::call_timeout::{DatabaseCallWatchdog, spawn_call_watchdog};
 use super::connect_error::is_immediate_connect_failure;
-use super::connect_options::PROBE_TIMEOUT;
+use super::connect_options::{PROBE_TIMEOUT, add_keepalive};
 use super::connection::{CALL_TIMEOUT, ConnectedServer, MySqlConnection};
 use super::driver_connection::open_mysql_driver_connection;
 use super::driver_panic::catch_panic;
@@ -48,6 +50,8 @@ pub struct SharedConnectorState {
     /// Number of open connections, including idle ones.
     open_connections: Arc<AtomicUsize>,
     watchdog: Arc<DatabaseCallWatchdog>,
+    /// Time limit for each read of a connection's socket.
+    read_timeout: Duration,
 }
 
 impl Connector {
@@ -56,6 +60,36 @@ impl Connector {
         settings: MySqlSettings,
         on_table_info: TableInfoCallback,
         health: &StoreHealth,
+    ) -> Connector {
+        Connector::with_read_timeout(
+            settings,
+            on_table_info,
+            health,
+            Arc::default(),
+            CALL_TIMEOUT,
+        )
+    }
+
+    /// Creates a connector for `list`, `show`, `prune` and `check`, and for the thread that removes old rows. A query of theirs
+    /// may read a large table for minutes before the first row is sent. Their connections limit no SMTP session to the widths
+    /// of the columns, and nothing reads their metrics.
+    pub fn for_long_queries(settings: MySqlSettings) -> Connector {
+        let watchdog = Arc::default();
+        // Other calls are then limited by the watchdog only. If its thread cannot be started, long queries fail as well.
+        let read_timeout = match spawn_call_watchdog(&watchdog) {
+            Ok(()) => LONG_READ_TIMEOUT,
+            Err(_) => CALL_TIMEOUT,
+        };
+        let health = StoreHealth::new(Arc::default());
+        Connector::with_read_timeout(settings, Arc::new(|_| ()), &health, watchdog, read_timeout)
+    }
+
+    fn with_read_timeout(
+        settings: MySqlSettings,
+        on_table_info: TableInfoCallback,
+        health: &StoreHealth,
+        watchdog: Arc<DatabaseCallWatchdog>,
+        read_timeout: Duration,
     ) -> Connector {
         let names = settings
             .hosts
@@ -70,7 +104,8 @@ impl Connector {
             hanging: HangingCommits::default(),
             refused: Mutex::default(),
             open_connections: Arc::default(),
-            watchdog: Arc::default(),
+            watchdog,
+            read_timeout,
         };
         Connector {
             shared: Arc::new(shared),
@@ -135,19 +170,30 @@ impl Connector {
         only_address: Option<SocketAddr>,
     ) -> mysql::Result<MySqlConnection> {
         let (settings, metrics) = (&self.shared.settings, self.shared.health.metrics());
-        let (mut connection, address) =
+        let open = |read_timeout| {
             open_mysql_driver_connection(settings, metrics, host, only_address, |options| {
-                options
-                    .read_timeout(Some(CALL_TIMEOUT))
+                add_keepalive(options)
+                    .read_timeout(Some(read_timeout))
                     .write_timeout(Some(CALL_TIMEOUT))
                     .stmt_cache_size(STATEMENT_CACHE_SIZE)
                     .init(SESSION_SETTINGS.to_vec())
-            })?;
-        let (table_info, galera, group) = catch_panic(metrics, || {
+            })
+        };
+        if self.shared.read_timeout > CALL_TIMEOUT {
+            // The watchdog does not limit the login. A server that does not answer logins is detected here.
+            open(CALL_TIMEOUT)?;
+        }
+        let (mut connection, address) = open(self.shared.read_timeout)?;
+        let socket = connection.as_raw_fd();
+        let watchdog = &self.shared.watchdog;
+        watchdog.add_call_deadline(socket, host, CALL_TIMEOUT);
+        let properties = catch_panic(metrics, || {
             let table_info = TableInfo::read(&mut connection, &settings.table)?;
             let galera = GaleraNodeView::read(&mut connection)?;
             Ok((table_info, galera, GroupMember::read(&mut connection)?))
-        })?;
+        });
+        watchdog.remove_call_deadline(socket);
+        let (table_info, galera, group) = properties?;
         self.apply_table_info(&table_info);
         self.shared.health.record_store_reached();
         let server = ConnectedServer {
@@ -157,17 +203,12 @@ impl Connector {
             galera,
             group,
         };
-        let SharedConnectorState {
-            watchdog,
-            open_connections,
-            ..
-        } = &*self.shared;
         Ok(MySqlConnection::new(
             connection,
             table_info,
             server,
             watchdog,
-            open_connections,
+            &self.shared.open_connections,
             metrics,
         ))
     }
@@ -327,3 +368,6 @@ const SESSION_SETTINGS: &[&str] = &[
 /// Maximum number of prepared statements in the driver's cache: one INSERT for each possible number of rows (65), and a few
 /// others. With a smaller cache the driver would close INSERTs that [`MySqlConnection::inserts`] still holds.
 const STATEMENT_CACHE_SIZE: usize = 80;
+/// Time limit for each read of the socket in a query of [`Connector::for_long_queries`]: more than reading all rows of a table
+/// should take.
+const LONG_READ_TIMEOUT: Duration = Duration::from_secs(3_600);
