@@ -216,6 +216,27 @@ fn old_partitions_are_dropped_and_those_of_the_next_days_are_made_under_load() {
 }
 
 #[test]
+fn partitions_of_the_next_days_are_made_although_an_old_one_cannot_be_dropped() {
+    let database = MariaDb::start();
+    database.insert_old_rows(41, 3);
+    partition_by_day(&database);
+    split_past(&database, 40);
+    let server = database.server(&[]);
+    database.sql(&format!("REVOKE ALL ON mail.* FROM {USER}@'%'"));
+    database.sql(&format!(
+        "GRANT SELECT, INSERT, UPDATE, DELETE, ALTER, CREATE ON mail.new_mail TO {USER}@'%'"
+    ));
+    let partitions =
+        "SELECT COUNT(*) FROM information_schema.PARTITIONS WHERE TABLE_NAME = 'new_mail'";
+    let before = database.number(partitions);
+    let ended = run(server.folder.path(), &["prune", "--days=30"]);
+    assert_eq!(ended.status, 1, "{}", ended.stdout);
+    assert!(ended.stderr.contains("DROP"), "{}", ended.stderr);
+    assert_eq!(database.number(partitions), before + 7);
+    assert_eq!(database.rows_older_than(40), 3);
+}
+
+#[test]
 fn partition_that_holds_mail_is_not_split() {
     let database = MariaDb::start();
     database.insert_old_rows(31, 1);

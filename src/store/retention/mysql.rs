@@ -32,6 +32,8 @@ pub struct MySqlOldRows {
     /// query from the first date on would read all of them again.
     oldest: String,
     changes: VecDeque<PartitionChange>,
+    /// The first error of a change. The other changes are made all the same, and the round ends with this error.
+    failed_change: Option<RetentionError>,
     /// Whether rows are removed, and not only partitions.
     removes_rows: bool,
     size: StepSize,
@@ -83,6 +85,7 @@ impl MySqlOldRows {
             cut_off: clock.cut_off,
             oldest: FIRST_DATE.to_owned(),
             changes: changes.unwrap_or_default().into(),
+            failed_change: None,
             removes_rows: is_exact || !day_is_dropped_later,
             size: StepSize::new(STEP_ROWS, STEP_ROWS, STEP_TIME),
             empty_steps: 0,
@@ -168,11 +171,18 @@ impl OldRows for MySqlOldRows {
     fn remove_some(&mut self) -> Result<RemovalStep, RetentionError> {
         self.check_host()?;
         if let Some(change) = self.changes.pop_front() {
-            let rows = self.change_partitions(&change)?;
+            let outcome = self.change_partitions(&change);
+            let rows = outcome.unwrap_or_else(|error| {
+                self.failed_change.get_or_insert(error);
+                0
+            });
             return Ok(RemovalStep {
                 rows,
                 is_last: false,
             });
+        }
+        if let Some(error) = self.failed_change.take() {
+            return Err(error);
         }
         let removed = match self.removes_rows {
             true => self.remove_rows()?,

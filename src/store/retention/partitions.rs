@@ -79,32 +79,30 @@ impl DayPartitions {
             .map(DayPartitions)
     }
 
-    /// Returns the changes to make: drops each partition that ends on `cut_off_day` or before it, except the last, and makes
-    /// those of `today` and of the next `DAYS_AHEAD` days.
+    /// Returns the changes to make: makes the partitions of `today` and of the next `DAYS_AHEAD` days, and drops each one that
+    /// ends on `cut_off_day` or before it, except the last. Those of the next days come first, because mail needs them even if
+    /// a partition cannot be dropped.
     pub fn changes(&self, today: u64, cut_off_day: u64) -> Vec<PartitionChange> {
         let DayPartitions(all) = self;
         let is_old = |partition: &&Partition| partition.end.is_some_and(|end| end <= cut_off_day);
         let droppable = all.split_last().map_or(&[][..], |(_, others)| others);
         let drops = droppable.iter().filter(is_old);
-        let mut changes: Vec<_> = drops
-            .map(|partition| PartitionChange::Drop(partition.name.clone()))
-            .collect();
-        let Some(last_end) = all.iter().filter_map(|partition| partition.end).max() else {
-            return changes;
-        };
+        let drops = drops.map(|partition| PartitionChange::Drop(partition.name.clone()));
+        self.next_days(today).into_iter().chain(drops).collect()
+    }
+
+    /// Returns the change that makes the partitions of `today` and of the next days; `None` if all of them exist.
+    fn next_days(&self, today: u64) -> Option<PartitionChange> {
+        let DayPartitions(all) = self;
+        let last_end = all.iter().filter_map(|partition| partition.end).max()?;
         // The database may return any number.
-        let Some(last_made) = today.checked_add(1 + DAYS_AHEAD) else {
-            return changes;
-        };
+        let last_made = today.checked_add(1 + DAYS_AHEAD)?;
         let ends: Vec<u64> = (today + 1..=last_made)
             .filter(|end| *end > last_end)
             .collect();
-        if !ends.is_empty() {
-            let later = all.iter().find(|partition| partition.end.is_none());
-            let split = later.map(|partition| partition.name.clone());
-            changes.push(PartitionChange::Make { split, ends });
-        }
-        changes
+        let later = all.iter().find(|partition| partition.end.is_none());
+        let split = later.map(|partition| partition.name.clone());
+        (!ends.is_empty()).then_some(PartitionChange::Make { split, ends })
     }
 
     /// Returns whether the partition with the cut-off time holds this one day only, so that it is dropped as a whole tomorrow.
@@ -246,10 +244,10 @@ mod tests {
             ends: ends.collect(),
         };
         assert_eq!(table.changes(101, 99), [make(103..=109)]);
-        assert_eq!(table.changes(101, 100), [dropped("past"), make(103..=109)]);
+        assert_eq!(table.changes(101, 100), [make(103..=109), dropped("past")]);
         assert_eq!(
             table.changes(101, 101),
-            [dropped("past"), dropped("p100"), make(103..=109)]
+            [make(103..=109), dropped("past"), dropped("p100")]
         );
         // The server was down for a week: the first new partition also takes the days without mail.
         assert_eq!(table.changes(110, 0), [make(111..=118)]);
@@ -265,7 +263,7 @@ mod tests {
             split: None,
             ends: (201..=208).collect(),
         };
-        assert_eq!(table.changes(200, 190), [dropped("p100"), made]);
+        assert_eq!(table.changes(200, 190), [made, dropped("p100")]);
         assert_eq!(partitions(&[("p", Some(300))]).changes(200, 190), []);
         assert_eq!(partitions(&[("all", None)]).changes(200, 190), []);
     }
