@@ -99,8 +99,8 @@ audit:
 # Measures the server next to Postfix, aiosmtpd and openssl's s_server in alternating runs, then how cost grows with sessions,
 # rows and receivers, and compression with libdeflate alone. Prints Markdown tables and writes values and pictures to
 # target/bench, or with OUT=docs to docs; takes about 15 minutes. ROWS='peers tls' measures some groups only: sessions, sizes,
-# peers, latency, handshakes, tls, domains, growth-allowed-hosts, growth-sessions, growth-rows, growth-receivers. ROWS=pages
-# measures nothing and makes pictures and tables again from the values.
+# peers, versions (next to the older program GOGUERRILLA_OLD), latency, handshakes, tls, domains, growth-allowed-hosts,
+# growth-sessions, growth-rows, growth-receivers. ROWS=pages measures nothing and makes pictures and tables again from the values.
 bench: tools
 	GOGUERRILLA_BENCH_FOLDER='$(OUT)' cargo bench --locked --bench throughput -- $(ROWS)
 	@[ -n '$(ROWS)' ] || cargo bench --locked --bench compression
@@ -109,7 +109,7 @@ bench: tools
 bench-quick: tools
 	GOGUERRILLA_BENCH_QUICK=1 cargo test --locked --bench throughput -- $(ROWS)
 
-# Runs the long tests in a release build, for about twenty minutes, with hold, feed, retention and TLS to the databases: at
+# Runs the long tests in a release build, for about 25 minutes, with hold, feed, retention and TLS to the databases: at
 # least 100 rounds of kill -9 and 100,000 acknowledged mails, of which none may be lost; then a cluster whose nodes and
 # receivers are killed and whose rate must recover within ten seconds. Then, for some minutes, fails each system call of a
 # kind once, from the first to the last.
@@ -119,7 +119,7 @@ soak: tools
 
 # Sends MAILS mails of mixed sizes through one process, at least 200,000, and fails if its memory, threads or descriptors grow.
 # Writes the series and its picture to target/bench, or with OUT=docs to docs. Five million need 10 GB of disk, in the folder
-# TMPDIR, and a quarter of an hour to an hour.
+# TMPDIR, and about ten minutes on two cores, more on a slow disk.
 endurance:
 	GUERRILLA_TEST_MAILS='$(MAILS)' GOGUERRILLA_BENCH_FOLDER='$(OUT)' \
 	    cargo test --release --locked --test soak -- --nocapture endurance::
