@@ -14,5 +14,5 @@ pub fn set_options_of_empty_file(connection: &Connection) -> rusqlite::Result<()
     ))
 }
 
-/// Page size of new files, in octets. docs/benchmarks.md compares page sizes (Page size of SQLite).
+/// Page size of new files, in octets. docs/measured-decisions.md compares page sizes (Page size of SQLite).
 const PAGE_OCTETS: u32 = 8_192;
