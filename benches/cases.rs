@@ -111,7 +111,9 @@ pub fn versions() -> Table {
     let mut table = table("versions", "An older version and this one");
     if let Some(version) = versions::old_version() {
         let new = env!("CARGO_PKG_VERSION");
-        table.note(format!("old: {version}; now: goguerrilla {new}"));
+        table.note(format!(
+            "old: {version}; the other rows of goguerrilla: {new}"
+        ));
     }
     let peers = [
         &SMTP_SINK,
