@@ -172,7 +172,7 @@ impl Site {
     /// Runs what `make install` or another target runs, without make, in the folder of the project.
     fn make(&self, target: &str) {
         let mut make = testkit::command("make");
-        make.args(["--dry-run", "--silent", target])
+        make.args(["--dry-run", "--silent", "--no-print-directory", target])
             .arg("BINARY=/tmp/package/usr/sbin/goguerrilla")
             .current_dir(testkit::root_folder());
         let script = checked_output(&["make"], make.output().expect("make is installed"));
@@ -263,7 +263,8 @@ fn copy_project(folder: &Path) {
 /// Builds the package, and the one with its symbols, and returns its path in the container.
 fn build(folder: &Path) -> String {
     let mut make = testkit::command("make");
-    make.args(["--silent", "deb"])
+    // Below another make, this one would print its folder.
+    make.args(["--silent", "--no-print-directory", "deb"])
         .arg(format!("BINARY={}", binary()))
         .arg(format!("OUT={}", folder.display()))
         // The test does not need the smallest package.
