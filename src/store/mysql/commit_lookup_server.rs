@@ -59,7 +59,7 @@ fn connect_to_server_or_galera_peer(
     }
     for other in other_hosts(connector, newest) {
         if let Ok(mut connection) = connector.connect_to_mysql_host(other, None)
-            && (sent_to.iter()).all(|lost| knows_outcome_of_commits_on(&connection.server, lost))
+            && knows_outcome_of_all_commits(&connection.server, sent_to)
             && galera::enable_causal_reads(&mut connection).is_ok()
         {
             return Ok(connection);
@@ -68,11 +68,13 @@ fn connect_to_server_or_galera_peer(
     Err(error)
 }
 
-/// Returns whether a Galera node knows the outcome of a COMMIT that was sent to `lost`.
-fn knows_outcome_of_commits_on(node: &ConnectedServer, lost: &ConnectedServer) -> bool {
-    let is_same_server = (node.host, node.address) == (lost.host, lost.address);
-    let views = node.galera.as_ref().zip(lost.galera.as_ref());
-    is_same_server || views.is_some_and(|(node, lost)| node.knows_outcome_of_commits_on(lost))
+/// Returns whether a Galera node knows the outcome of each COMMIT that was sent to the servers `sent_to`.
+fn knows_outcome_of_all_commits(node: &ConnectedServer, sent_to: &[&ConnectedServer]) -> bool {
+    sent_to.iter().all(|lost| {
+        let is_same_server = (node.host, node.address) == (lost.host, lost.address);
+        let views = node.galera.as_ref().zip(lost.galera.as_ref());
+        is_same_server || views.is_some_and(|(node, lost)| node.knows_outcome_of_commits_on(lost))
+    })
 }
 
 fn connect_to_group_member(
@@ -80,18 +82,22 @@ fn connect_to_group_member(
     newest: &ConnectedServer,
     sent_to: &[&ConnectedServer],
 ) -> mysql::Result<MySqlConnection> {
-    let lost: Vec<&GroupMember> = (sent_to.iter())
-        .filter_map(|server| server.group.as_ref())
-        .collect();
+    let lost: Option<Vec<&GroupMember>> =
+        sent_to.iter().map(|server| server.group.as_ref()).collect();
+    let Some(lost) = lost else {
+        return Err(io::Error::other("a COMMIT was sent to a server without a group").into());
+    };
     let first = match connector.hanging_commits().commit_hang_reason(newest.host) {
         Some(reason) => Err(io::Error::other(reason).into()),
         None => connect(connector, newest),
     };
-    let mut error =
-        match first.and_then(|connection| prepare_group_member_for_lookup(connection, &lost)) {
-            Ok(connection) => return Ok(connection),
-            Err(error) => error,
-        };
+    let newest_only = lost.last().copied().into_iter().collect::<Vec<_>>();
+    let first =
+        first.and_then(|connection| prepare_group_member_for_lookup(connection, &newest_only));
+    let mut error = match first {
+        Ok(connection) => return Ok(connection),
+        Err(error) => error,
+    };
     for other in other_hosts(connector, newest) {
         let connection = connector
             .connect_with_short_timeouts(other, None)
@@ -142,4 +148,39 @@ fn other_hosts(connector: &Connector, sent_to: &ConnectedServer) -> Vec<usize> {
                 .is_none()
     });
     hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::galera::sample_galera_node_view;
+    use super::*;
+
+    fn node(host: usize, index: usize, addresses: &str) -> ConnectedServer {
+        ConnectedServer {
+            host,
+            address: None,
+            connection_id: 1,
+            galera: Some(sample_galera_node_view("c", index, addresses, "ON")),
+            group: None,
+        }
+    }
+
+    #[test]
+    fn galera_node_must_know_the_outcome_of_every_unanswered_commit() {
+        let lost = [node(0, 0, "a:1,b:1,c:1"), node(1, 0, "b:1,c:1")];
+        let both: Vec<&ConnectedServer> = lost.iter().collect();
+        let knows = |node: &ConnectedServer| knows_outcome_of_all_commits(node, &both);
+        assert!(knows(&node(2, 0, "c:1")));
+        assert!(
+            !knows(&node(2, 1, "b:1,c:1")),
+            "the second COMMIT may still arrive"
+        );
+        assert!(
+            !knows(&node(2, 1, "a:1,c:1")),
+            "the first COMMIT may still arrive"
+        );
+        // The server of the first COMMIT is back.
+        assert!(knows(&node(0, 0, "a:1,c:1")));
+        assert!(!knows(&node(0, 0, "a:1,b:1,c:1")));
+    }
 }

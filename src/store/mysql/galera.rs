@@ -106,28 +106,30 @@ fn parse_galera_status(status: &HashMap<String, String>) -> GaleraNodeView {
 /// Error code of "WSREP has not yet prepared node for application use" (ER_UNKNOWN_COM_ERROR).
 pub const WSREP_NOT_READY_ERROR: u16 = 1047;
 
+/// Returns the view of a ready node with this index in the addresses of its cluster.
+#[cfg(test)]
+pub fn sample_galera_node_view(
+    cluster: &str,
+    index: usize,
+    addresses: &str,
+    ready: &str,
+) -> GaleraNodeView {
+    let index = index.to_string();
+    let status = [
+        ("wsrep_cluster_state_uuid", cluster),
+        ("wsrep_incoming_addresses", addresses),
+        ("wsrep_local_index", index.as_str()),
+        ("wsrep_local_state_comment", "Synced"),
+        ("wsrep_cluster_status", "Primary"),
+        ("wsrep_ready", ready),
+    ];
+    let owned = status.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    parse_galera_status(&HashMap::from(owned))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sample_galera_node_view(
-        cluster: &str,
-        index: usize,
-        addresses: &str,
-        ready: &str,
-    ) -> GaleraNodeView {
-        let index = index.to_string();
-        let status = [
-            ("wsrep_cluster_state_uuid", cluster),
-            ("wsrep_incoming_addresses", addresses),
-            ("wsrep_local_index", index.as_str()),
-            ("wsrep_local_state_comment", "Synced"),
-            ("wsrep_cluster_status", "Primary"),
-            ("wsrep_ready", ready),
-        ];
-        let owned = status.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        parse_galera_status(&HashMap::from(owned))
-    }
 
     #[test]
     fn galera_peer_survives_a_node_only_in_the_same_cluster_without_it() {

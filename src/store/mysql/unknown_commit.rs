@@ -14,6 +14,7 @@
 //!                                                   an answer (`HANG_THRESHOLD`)
 //! look-up, in its own thread                        until 20 s after the start of the batch (`BATCH_TIMEOUT`)
 //! pause between two attempts of the look-up         1 s (`MAX_LOOK_UP_PAUSE`)
+//! check whether the COMMITs hang, after an attempt  as in the writer, for the first COMMIT and for that of the look-up
 //! last attempt of the look-up                       12 s: it may begin at the end of the 20 s, so a client waits for 32 s
 //! more batches in doubt than threads                0 s: 451 at once (`BATCHES_IN_DOUBT_PER_WRITER`)
 //! a new mail, after a host was lost                 0 s if another host is up; else GM_HOLD_SECONDS (`queue::hold`) until a
@@ -181,7 +182,8 @@ impl CommitLookUpState {
         let committed = connection.commit();
         match &committed {
             Ok(()) => connection.broken = false,
-            Err(error) if commit.is_certainly_rolled_back(error) => {}
+            // A COMMIT of no rows changes nothing, whatever its outcome is.
+            Err(error) if stored.len() == rows || commit.is_certainly_rolled_back(error) => {}
             Err(_) => unanswered.push(commit),
         }
         committed.map(|()| true)

@@ -208,6 +208,7 @@ pub fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera)
     second.cut(Fault::HoldAtAndRefuse("COMMIT"), 1);
     client_in_doubt_twice.begin_data("a@client.test", "u@ours.test");
     client_in_doubt_twice.send(stuffed(&short_mail("in doubt twice")));
+    let sent_at = Instant::now();
     first.wait_for_cuts(1);
     let count = |galera: &Galera, subject: &str| -> u64 {
         let rows = format!("SELECT COUNT(*) FROM new_mail WHERE subject = '{subject}'");
@@ -219,15 +220,21 @@ pub fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera)
     });
     assert_eq!(count(galera, "never arrived"), 0);
     galera.kill(0);
-    for (subject, server, mut client, proxy) in waiting {
-        // From here on connections to the first host are refused.
-        drop(proxy);
+    // From here on connections to the first host are refused.
+    drop(first);
+    let waiting: Vec<_> = waiting
+        .into_iter()
+        .map(|(subject, server, client, proxy)| {
+            drop(proxy);
+            (subject, server, client)
+        })
+        .collect();
+    for (subject, server, mut client) in waiting {
         let reply = client.read_reply().expect("a reply to the final dot");
         assert_eq!(reply.code, 250, "{subject}: {reply:?}");
         assert_eq!(count(galera, subject), 1, "{subject}");
         server.wait_for_log(" commit_resolved ");
     }
-    drop(first);
     second.wait_for_cuts(1);
     in_doubt_twice.wait_for_log(&format!(" db_host_down node={}", second.address()));
     // Node 2 does not know whether node 1 will carry out the second COMMIT.
@@ -239,13 +246,21 @@ pub fn assert_unknown_commit_is_resolved_by_the_other_nodes(galera: &mut Galera)
     let reply = client_in_doubt_twice
         .read_reply()
         .expect("a reply to the final dot");
-    assert_eq!(reply.code, 250, "{reply:?}");
-    in_doubt_twice.wait_for_log(" commit_resolved ");
-    assert_eq!(count(galera, "in doubt twice"), 1);
+    if reply.code == 250 {
+        in_doubt_twice.wait_for_log(" commit_resolved ");
+        assert_eq!(count(galera, "in doubt twice"), 1);
+    } else {
+        // On a slow machine the time of the look-up may be over.
+        assert_eq!(reply.code, 451, "{reply:?}");
+        assert!(sent_at.elapsed() > LOOK_UP_LIMIT, "{reply:?}");
+    }
 }
 
 /// How long a COMMIT of a look-up is held back: longer than the pause between two attempts of the look-up.
-const SECOND_COMMIT_HELD_FOR: Duration = Duration::from_secs(4);
+const SECOND_COMMIT_HELD_FOR: Duration = Duration::from_secs(2);
+
+/// How long the outcome of a COMMIT is looked up at least.
+const LOOK_UP_LIMIT: Duration = Duration::from_secs(19);
 
 /// Asserts that a server that writes to this node marks it down within a second.
 pub fn assert_fast_failover(server: &Server, host: &str, lost_at: Instant) {
