@@ -38,6 +38,20 @@ fn list_waits_longer_for_the_rows_of_a_recipient_than_a_writer_would() {
 }
 
 #[test]
+fn list_follow_says_that_the_database_does_not_answer_and_goes_on_later() {
+    let database = MariaDb::start();
+    let server = database.server(&[]);
+    let followed = FollowedList::start(server.folder.path(), &["--json", ALL]);
+    database.sql(&insert("before"));
+    followed.wait_for_lines(1);
+    database.signal(Signal::SIGSTOP);
+    followed.wait_for_stderr("trying again every second");
+    database.signal(Signal::SIGCONT);
+    database.sql(&insert("after"));
+    followed.wait_for_lines(2);
+}
+
+#[test]
 fn list_follow_prints_each_row_once_although_receivers_commit_in_another_order() {
     let database = MariaDb::start();
     let servers = [(); 2].map(|()| database.server(&[("GM_SAVE_WORKERS", "4")]));

@@ -129,7 +129,7 @@ impl StoreFactory for MySqlStoreFactory {
 
     fn find_store_problems(&self, config: &Config) -> Vec<Diagnostic> {
         let mut findings = check::database::check_mysql_hosts_and_table(
-            &Connector::for_long_queries(mysql_settings(config)),
+            &connector_for_check(config),
             config.max_content_octets,
             &trial_mail_domains(config),
         );
@@ -137,7 +137,7 @@ impl StoreFactory for MySqlStoreFactory {
             findings.extend(check::database::check_recipient_query(&settings));
         }
         if config.keep.is_some() && !findings.iter().any(Diagnostic::is_error) {
-            let connector = Connector::for_long_queries(mysql_settings(config));
+            let connector = connector_for_check(config);
             findings.extend(check::database::check_retention(&connector));
         }
         if let Some(redis) = redis_settings(config) {
@@ -288,6 +288,13 @@ fn mysql_tls(config: &Config) -> MySqlTls {
             ca_file: config.mysql_ca_file.clone(),
         },
     }
+}
+
+/// Returns a connector for `check`. Its connections limit no SMTP session to the widths of the columns, and nothing reads their
+/// metrics.
+fn connector_for_check(config: &Config) -> Connector {
+    let health = StoreHealth::new(Arc::default());
+    Connector::new(mysql_settings(config), Arc::new(|_| ()), &health)
 }
 
 /// Returns the addresses of the trial row of `check`; the recipient is in an accepted domain.

@@ -1,5 +1,7 @@
 //! Follows the rows of a MySQL or MariaDB table.
 
+use std::time::Duration;
+
 use mysql::Value;
 
 use super::{FollowedRows, IdOrder, MailIdRange};
@@ -40,6 +42,7 @@ impl MySqlFollowedRows {
 
 impl FollowedRows for MySqlFollowedRows {
     fn newest_id(&mut self) -> Result<u64, StoreReadError> {
+        self.reader.set_time_limit(Some(POLL_TIMEOUT));
         let sql = format!("SELECT MAX(`mail_id`) FROM {}", self.reader.table());
         let ids = self.reader.select_ids(&sql, Vec::new())?;
         Ok(ids.first().copied().unwrap_or_default())
@@ -58,6 +61,12 @@ impl FollowedRows for MySqlFollowedRows {
             self.filter,
             order.as_sql()
         );
+        // The newest mails of a recipient may be few, so that finding them reads the whole table. Later ranges are short, and a
+        // server that does not answer must be noticed.
+        self.reader.set_time_limit(match order {
+            IdOrder::NewestFirst => None,
+            IdOrder::OldestFirst => Some(POLL_TIMEOUT),
+        });
         let mut parameters = vec![range.after.into(), range.up_to.into()];
         parameters.extend(self.filter_parameters.iter().cloned());
         self.reader.select_ids(&sql, parameters)
@@ -66,6 +75,7 @@ impl FollowedRows for MySqlFollowedRows {
     fn mails(&mut self, ids: &[u64]) -> Result<Vec<ListedMail>, StoreReadError> {
         // A Redis that failed or was restarted is connected again.
         self.reader.close_redis();
+        self.reader.set_time_limit(Some(POLL_TIMEOUT));
         // Numbers need no quotes, and their count is limited by the caller.
         let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
         let rest = format!("WHERE `mail_id` IN ({}) ORDER BY `mail_id`", ids.join(","));
@@ -81,3 +91,6 @@ impl FollowedRows for MySqlFollowedRows {
         self.reader.unknown_sizes()
     }
 }
+
+/// Time limit for a query after the first mails: long enough for some hundred large mails over a slow network.
+const POLL_TIMEOUT: Duration = Duration::from_secs(30);

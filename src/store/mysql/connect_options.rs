@@ -18,7 +18,8 @@ pub fn connection_options(settings: &MySqlSettings) -> OptsBuilder {
         .tcp_connect_timeout(Some(tcp_connect_timeout(settings)))
 }
 
-/// Adds the keepalive of TCP, which finds out within two minutes that the host of a long query cannot be reached any more.
+/// Adds the keepalive of TCP: a host that cannot be reached any more is noticed within two minutes also while a long query has
+/// no answer.
 pub fn add_keepalive(options: OptsBuilder) -> OptsBuilder {
     options
         .tcp_keepalive_time_ms(Some(60_000))

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 
 /// One connection to the database, with the properties that were read when it was opened.
 pub struct MySqlConnection {
-    /// The driver's connection. Only [`Self::call_driver_with_timeout`] and [`Self::query_without_time_limit`] use it.
+    /// The driver's connection. Only [`Self::call_driver`] uses it.
     connection: Conn,
     /// Properties of the server and the table.
     pub table_info: TableInfo,
@@ -88,22 +88,23 @@ impl MySqlConnection {
         &mut self,
         call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
-        self.watchdog
-            .add_call_deadline(self.socket, self.server.host, CALL_TIMEOUT);
-        let outcome = catch_panic(&self.metrics, || call(&mut self.connection));
-        self.watchdog.remove_call_deadline(self.socket);
-        self.broken |= outcome.as_ref().is_err_and(is_panic);
-        outcome
+        self.call_driver(Some(CALL_TIMEOUT), call)
     }
 
-    /// Runs a query that may take long, or whose result may be long. The query as a whole has no time limit; each read and
-    /// write of the socket must end within the socket timeout, which
-    /// [`for_long_queries`](super::connector::Connector::for_long_queries) sets to an hour for reads.
-    pub fn query_without_time_limit<T>(
+    /// Runs `call`. The watchdog aborts `call` after `limit`. Without a limit only each read and write of the socket must end
+    /// within the socket timeout, which [`for_long_queries`](super::connector::Connector::for_long_queries) sets to an hour for
+    /// reads.
+    pub fn call_driver<T>(
         &mut self,
-        query: impl FnOnce(&mut Conn) -> mysql::Result<T>,
+        limit: Option<Duration>,
+        call: impl FnOnce(&mut Conn) -> mysql::Result<T>,
     ) -> mysql::Result<T> {
-        let outcome = catch_panic(&self.metrics, || query(&mut self.connection));
+        if let Some(limit) = limit {
+            let host = self.server.host;
+            self.watchdog.add_call_deadline(self.socket, host, limit);
+        }
+        let outcome = catch_panic(&self.metrics, || call(&mut self.connection));
+        self.watchdog.remove_call_deadline(self.socket);
         self.broken |= outcome.as_ref().is_err_and(is_panic);
         outcome
     }
@@ -184,8 +185,9 @@ impl Drop for OpenMySqlConnectionGuard {
     }
 }
 
-/// Maximum time for a database call; the call is then aborted. The limit is not shorter
-/// with several hosts, because a Galera cluster that loses a node stops for five seconds and then continues by itself.
+/// Maximum time for a database call, which is then aborted; for each of its writes; and for each of its reads, except on
+/// connections for long queries. The limit is not shorter with several hosts, because a Galera cluster that loses a node stops
+/// for five seconds and then continues by itself.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time after a COMMIT in which the connection is assumed to work, so that START TRANSACTION can be omitted.
 const LIVENESS_WINDOW: Duration = Duration::from_millis(20);

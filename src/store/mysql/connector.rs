@@ -70,9 +70,9 @@ impl Connector {
         )
     }
 
-    /// Creates a connector for `list`, `show`, `prune` and `check`, and for the thread that removes old rows. A query of theirs
-    /// may read a large table for minutes before the first row is sent. Their connections limit no SMTP session to the widths
-    /// of the columns, and nothing reads their metrics.
+    /// Creates a connector for `list`, `show` and `prune`, and for the thread that removes old rows. A query of theirs may read a
+    /// large table for minutes before the first row is sent. Their connections limit no SMTP session to the widths of the
+    /// columns, and nothing reads their metrics.
     pub fn for_long_queries(settings: MySqlSettings) -> Connector {
         let watchdog = Arc::default();
         // Other calls are then limited by the watchdog only. If its thread cannot be started, long queries fail as well.
@@ -170,8 +170,8 @@ impl Connector {
         only_address: Option<SocketAddr>,
     ) -> mysql::Result<MySqlConnection> {
         let (settings, metrics) = (&self.shared.settings, self.shared.health.metrics());
-        let open = |read_timeout| {
-            open_mysql_driver_connection(settings, metrics, host, only_address, |options| {
+        let open = |address, read_timeout| {
+            open_mysql_driver_connection(settings, metrics, host, address, |options| {
                 add_keepalive(options)
                     .read_timeout(Some(read_timeout))
                     .write_timeout(Some(CALL_TIMEOUT))
@@ -179,14 +179,15 @@ impl Connector {
                     .init(SESSION_SETTINGS.to_vec())
             })
         };
+        let mut only_address = only_address;
         if self.shared.read_timeout > CALL_TIMEOUT {
-            // The watchdog does not limit the login. A server that does not answer logins is detected here.
-            open(CALL_TIMEOUT)?;
+            // The watchdog does not limit the login. An address that does not answer logins is detected here.
+            only_address = open(only_address, CALL_TIMEOUT)?.1;
         }
-        let (mut connection, address) = open(self.shared.read_timeout)?;
+        let (mut connection, address) = open(only_address, self.shared.read_timeout)?;
         let socket = connection.as_raw_fd();
         let watchdog = &self.shared.watchdog;
-        watchdog.add_call_deadline(socket, host, CALL_TIMEOUT);
+        watchdog.add_call_deadline(socket, host, PROPERTIES_TIMEOUT);
         let properties = catch_panic(metrics, || {
             let table_info = TableInfo::read(&mut connection, &settings.table)?;
             let galera = GaleraNodeView::read(&mut connection)?;
@@ -368,6 +369,9 @@ const SESSION_SETTINGS: &[&str] = &[
 /// Maximum number of prepared statements in the driver's cache: one INSERT for each possible number of rows (65), and a few
 /// others. With a smaller cache the driver would close INSERTs that [`MySqlConnection::inserts`] still holds.
 const STATEMENT_CACHE_SIZE: usize = 80;
+/// Time limit for reading the properties of server and table with about ten queries, each of which must also end within the
+/// read timeout.
+const PROPERTIES_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time limit for each read of the socket in a query of [`Connector::for_long_queries`]: more than reading all rows of a table
 /// should take.
 const LONG_READ_TIMEOUT: Duration = Duration::from_secs(3_600);

@@ -1,5 +1,7 @@
 //! Reads mails back from the table and from Redis, for `list` and `show`.
 
+use std::time::Duration;
+
 use mysql::Value;
 use mysql::prelude::Queryable;
 
@@ -25,6 +27,7 @@ pub struct MySqlReader {
     redis_failed: Option<StoreReadError>,
     /// Why some mails of the last listing have no size.
     unknown_sizes: Option<StoreReadError>,
+    time_limit: Option<Duration>,
 }
 
 enum RedisBodyReader {
@@ -61,7 +64,13 @@ impl MySqlReader {
             open_redis: None,
             redis_failed: None,
             unknown_sizes: None,
+            time_limit: None,
         })
+    }
+
+    /// Limits the time of each later query; `None` if a query may take long.
+    pub fn set_time_limit(&mut self, limit: Option<Duration>) {
+        self.time_limit = limit;
     }
 
     /// Runs a query and passes its rows to `take` one by one, so that at most one body is in memory.
@@ -71,7 +80,7 @@ impl MySqlReader {
         parameters: Vec<Value>,
         mut take: impl FnMut(Vec<Value>),
     ) -> Result<(), StoreReadError> {
-        let outcome = self.connection.query_without_time_limit(|conn| {
+        let outcome = self.connection.call_driver(self.time_limit, |conn| {
             for row in conn.exec_iter(sql, parameters)? {
                 let values = row?.unwrap_raw().into_iter();
                 take(values.map(|value| value.unwrap_or(Value::NULL)).collect());

@@ -163,7 +163,7 @@ impl OldRows for MySqlOldRows {
         let range = (FIRST_DATE, self.cut_off.as_str());
         let count: mysql::Result<Option<u64>> = self
             .connection
-            .query_without_time_limit(|conn| conn.exec_first(sql, range));
+            .call_driver(None, |conn| conn.exec_first(sql, range));
         let count = count.map_err(|error| classify(&error, &self.table))?;
         Ok(count.unwrap_or_default())
     }

@@ -129,9 +129,9 @@ impl PartitionChange {
                 let name = quoted(dropped);
                 let count = format!("SELECT COUNT(*) FROM {table} PARTITION ({name})");
                 let rows: Option<u64> =
-                    connection.query_without_time_limit(|conn| conn.query_first(count))?;
+                    connection.call_driver(None, |conn| conn.query_first(count))?;
                 let drop = drop_partition_statement(table, dropped);
-                connection.query_without_time_limit(|conn| conn.query_drop(drop))?;
+                connection.call_driver(None, |conn| conn.query_drop(drop))?;
                 Ok(rows.unwrap_or_default())
             }
             PartitionChange::Make { split, ends } => {
@@ -151,7 +151,7 @@ impl PartitionChange {
                 }
                 let names = names_of_days(connection, ends)?;
                 let sql = make_partitions_statement(table, split.as_deref(), &names);
-                connection.query_without_time_limit(|conn| conn.query_drop(sql))?;
+                connection.call_driver(None, |conn| conn.query_drop(sql))?;
                 Ok(0)
             }
         }
