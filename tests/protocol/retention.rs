@@ -116,6 +116,22 @@ fn prune_ends_although_a_trigger_keeps_old_rows() {
 }
 
 #[test]
+fn old_row_whose_date_is_not_utf_8_does_not_keep_others_from_being_removed() {
+    let server = Server::start(&[]);
+    let database = open(&server.path("goguerrilla.db"));
+    insert_rows(&database, 40, 1);
+    database
+        .execute(
+            "UPDATE new_mail SET `date` = CAST(x'323031352D30312D3031FF' AS TEXT)",
+            [],
+        )
+        .expect("a row");
+    insert_rows(&database, 35, 1_500);
+    let removed = text(server.command(&["prune", "--days=30"]));
+    assert!(removed.starts_with("1501 rows removed"), "{removed}");
+}
+
+#[test]
 fn prune_waits_for_a_lock_of_another_program() {
     let server = Server::start(&[]);
     let database = open(&server.path("goguerrilla.db"));

@@ -32,7 +32,8 @@ pub struct MySqlOldRows {
     /// query from the first date on would read all of them again.
     oldest: String,
     changes: VecDeque<PartitionChange>,
-    /// The first error of a change. The other changes are made all the same, and the round ends with this error.
+    /// The error of the first change that the server refused. The other changes are made all the same, and the round ends with
+    /// this error.
     failed_change: Option<RetentionError>,
     /// Whether rows are removed, and not only partitions.
     removes_rows: bool,
@@ -92,15 +93,21 @@ impl MySqlOldRows {
         })
     }
 
-    /// Makes the next change of the partitions. Returns the number of rows that it removed.
+    /// Makes a change of the partitions. Returns the number of rows that it removed. If the server refuses the change, the error
+    /// is kept in `failed_change`.
     fn change_partitions(&mut self, change: &PartitionChange) -> Result<u64, RetentionError> {
         let outcome = change.apply(&mut self.connection, &self.table);
+        let is_refused = matches!(outcome, Err(mysql::Error::MySqlError(_)));
         match outcome.map_err(|error| classify(&error, &self.table)) {
             // The ALTER waits for transactions on the table, and mail waits for the ALTER. So it is not tried again at once.
             Err(RetentionError::Busy(reason)) => {
                 let fix = "end long transactions on the table; the next round tries again";
                 log::warn!(reason = reason, fix = fix; "partitions_busy");
                 self.removes_rows = false;
+                Ok(0)
+            }
+            Err(error) if is_refused => {
+                self.failed_change.get_or_insert(error);
                 Ok(0)
             }
             outcome => outcome,
@@ -171,11 +178,7 @@ impl OldRows for MySqlOldRows {
     fn remove_some(&mut self) -> Result<RemovalStep, RetentionError> {
         self.check_host()?;
         if let Some(change) = self.changes.pop_front() {
-            let outcome = self.change_partitions(&change);
-            let rows = outcome.unwrap_or_else(|error| {
-                self.failed_change.get_or_insert(error);
-                0
-            });
+            let rows = self.change_partitions(&change)?;
             return Ok(RemovalStep {
                 rows,
                 is_last: false,

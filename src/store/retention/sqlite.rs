@@ -33,8 +33,9 @@ pub struct SqliteOldRows {
     cut_off: String,
     /// Row ids that were found and are not removed yet.
     found: VecDeque<i64>,
-    /// Date and row id of the last row that was found. The next query begins after it, because a trigger may keep rows.
-    last_found: (String, i64),
+    /// Date and row id of the last row that was found. The next query begins after it, because a trigger may keep rows. The date
+    /// need not be valid UTF-8 if another program wrote it.
+    last_found: (Vec<u8>, i64),
     size: StepSize,
     /// Number of calls of `remove_some` since the last copy of the `-wal`.
     steps_since_checkpoint: u32,
@@ -61,7 +62,7 @@ impl SqliteOldRows {
             connection: Some(connection),
             cut_off,
             found: VecDeque::new(),
-            last_found: (FIRST_DATE.to_owned(), i64::MIN),
+            last_found: (FIRST_DATE.into(), i64::MIN),
             size: StepSize::new(FIRST_ROWS, MAX_ROWS, LOCK_TIME),
             steps_since_checkpoint: 0,
             shrinks,
@@ -108,12 +109,13 @@ impl SqliteOldRows {
 
     fn find_rows(&mut self) -> Result<(), RetentionError> {
         let sql = format!(
-            "SELECT `date`, rowid FROM {} WHERE (`date`, rowid) > (?1, ?2) AND `date` < ?3
+            "SELECT CAST(`date` AS BLOB), rowid FROM {}
+             WHERE (`date`, rowid) > (CAST(?1 AS TEXT), ?2) AND `date` < ?3
              ORDER BY `date`, rowid LIMIT {MAX_ROWS}",
             self.table
         );
         let (date, id) = &self.last_found;
-        let found: Vec<(String, i64)> = self.with(|connection| {
+        let found: Vec<(Vec<u8>, i64)> = self.with(|connection| {
             let mut select = connection.prepare_cached(&sql)?;
             let rows = select.query_map(params![date, id, self.cut_off], |row| {
                 Ok((row.get(0)?, row.get(1)?))
