@@ -48,7 +48,7 @@ fn check_listens(socket: &TcpListener, address: SocketAddr) -> io::Result<()> {
     match getsockopt(socket, AcceptConn)? {
         true => Ok(()),
         false => Err(io::Error::other(format!(
-            "expected a listening socket, but found one that does not listen on {address}; set Accept=no"
+            "expected a listening socket, but the socket with the address {address} does not listen; set Accept=no"
         ))),
     }
 }

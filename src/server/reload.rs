@@ -167,8 +167,8 @@ pub fn reload_certificate_if_changed(
             // Files with a new time may contain the same certificates.
             if !renewed.has_same_certificates(&tls) {
                 log::info!("certificate_renewed");
-                log_certificate_warnings(&renewed);
             }
+            log_certificate_warnings(&renewed);
             settings.change_snapshot(|current| {
                 // A reload may have set another pair meanwhile.
                 let is_current = current.tls.as_ref().is_some_and(|one| one.ptr_eq(&tls));

@@ -3,13 +3,14 @@
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use testkit::load::{Load, assert_no_loss_or_duplicate, stored_markers};
+use testkit::process::run_command;
 use testkit::{Client, Server, TEST_TIMEOUT, binary, short_mail, test, write_config};
 
 #[test]
@@ -137,14 +138,12 @@ fn inherited_socket_that_does_not_listen_is_refused_at_the_start() {
     let folder = TempDir::new().expect("a temporary folder");
     write_config(folder.path(), &[]);
     let program = testkit::command(binary());
-    let ended = with_inherited(&connection, program)
-        .current_dir(folder.path())
-        .stderr(Stdio::piped())
-        .output()
-        .expect("a process that ends");
-    assert_eq!(ended.status.code(), Some(1));
-    let error = String::from_utf8_lossy(&ended.stderr);
-    let wanted = "LISTEN_FDS: expected a listening socket, but found one that does not listen on";
+    let mut command = with_inherited(&connection, program);
+    let ended = run_command(command.current_dir(folder.path()));
+    assert_eq!(ended.status, 1);
+    let error = ended.stderr;
+    let wanted =
+        "LISTEN_FDS: expected a listening socket, but the socket with the address 127.0.0.1:";
     assert!(error.contains(wanted), "{error}");
     assert!(error.contains("Accept=no"), "{error}");
 }
